@@ -1,0 +1,81 @@
+"""The contract of a learned optimizer."""
+
+import abc
+from typing import Any, ClassVar
+
+import jax
+import optax
+
+
+Theta = Any
+"""Meta-parameters: a nested dict of float32 arrays."""
+
+
+class LearnedOptimizer(abc.ABC):
+    """An architecture: static, hashable, holding sizes and never arrays.
+
+    The meta-parameters *theta* travel beside it as an argument, so that a jitted
+    function takes `(lopt, theta)` with `lopt` static and `theta` traced, may be vmapped
+    over theta, and may be differentiated with respect to it.
+
+    Subclasses are frozen dataclasses whose fields are plain numbers, strings and tuples
+    of these: the fields are what a checkpoint's manifest records.
+    """
+
+    needs_value: ClassVar[bool]
+    """Whether `update` must be given the current loss as `value=`."""
+
+    @property
+    @abc.abstractmethod
+    def needs_num_steps(self) -> bool:
+        """Whether `with_theta` must be given the number of steps of the training."""
+
+    @abc.abstractmethod
+    def init_theta(self, key: jax.Array) -> Theta:
+        """Draws untrained meta-parameters.
+
+        Args:
+            key: a typed PRNG key.
+
+        Returns:
+            A nested dict of float32 arrays.
+        """
+
+    @abc.abstractmethod
+    def with_theta(
+        self, theta: Theta, *, num_steps: int | jax.Array | None = None
+    ) -> optax.GradientTransformationExtraArgs:
+        """Binds theta, giving an optax optimizer.
+
+        The returned updates are added to the parameters, as everywhere in optax: sign
+        and learning rate are already in them.
+
+        Args:
+            theta: meta-parameters with the structure of `init_theta`; may be traced.
+            num_steps: how many updates the training will make; may be traced.
+
+        Returns:
+            An optax transformation. Its `update` needs `params`, and `value=loss` where
+            `needs_value` is set.
+
+        Raises:
+            ValueError: when `num_steps` is needed and missing.
+        """
+
+
+def require_num_steps(lopt: LearnedOptimizer, num_steps: Any) -> None:
+    """Raises unless `num_steps` was given to an architecture that needs it."""
+    if lopt.needs_num_steps and num_steps is None:
+        raise ValueError(
+            f"{type(lopt).__name__} schedules its steps by the fraction of training "
+            "that is done and so needs num_steps: pass num_steps=<number of updates>"
+        )
+
+
+def require_params(lopt: LearnedOptimizer, params: Any) -> None:
+    """Raises unless `params` was given to `update`."""
+    if params is None:
+        raise ValueError(
+            f"{type(lopt).__name__} reads the parameters: "
+            "call update(grads, state, params), got params=None"
+        )

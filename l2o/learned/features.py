@@ -1,0 +1,128 @@
+"""Per-parameter features, shared by the architectures with a per-parameter MLP.
+
+Every feature is an array broadcastable to the tensor's shape: what varies along fewer
+axes keeps size 1 along the others, so that it costs what it holds. `second_moment_scales`
+gives the factors that bring each feature to unit second moment over the tensor.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from l2o.learned.accumulators import (
+    TensorStats,
+    factored_dims,
+    factored_preconditioner,
+    safe_rsqrt,
+)
+
+
+class Moments(NamedTuple):
+    """Features of one tensor, in groups; the architectures differ in their order."""
+
+    momentum: tuple[jax.Array, ...]  # m
+    rms: tuple[jax.Array, ...]  # v, the averaged squared gradient
+    momentum_over_rms: tuple[jax.Array, ...]  # m / sqrt(v + 1e-6)
+    inverse_rms: tuple[jax.Array, ...]  # 1 / sqrt(v + 1e-6)
+    gradient_over_rms: tuple[jax.Array, ...]  # g / sqrt(v + 1e-6)
+    gradient_over_factored: tuple[jax.Array, ...]  # g over Adafactor's root moment
+    row: tuple[jax.Array, ...]  # Adafactor's row averages
+    col: tuple[jax.Array, ...]
+    inverse_row: tuple[jax.Array, ...]  # 1 / sqrt(row + 1e-8)
+    inverse_col: tuple[jax.Array, ...]
+    momentum_over_factored: tuple[jax.Array, ...]
+
+
+def moment_features(
+    stats: TensorStats, g: jax.Array, *, diagonal_floor: float
+) -> Moments:
+    """Computes every feature that is made of the gradient and its averages.
+
+    Args:
+        stats: the statistics, already updated with `g`.
+        g: the gradient, float32, of the tensor's shape.
+        diagonal_floor: added to the second moment under the momentum of tensors with
+            fewer than two axes, where the public codes disagree: 1e-6 in small_fc, 0 in
+            VeLO.
+
+    Returns:
+        The groups; tuples run over the decays. Tensors with fewer than two axes use
+        their full second moment in place of rows and columns.
+    """
+    # With several rms decays the public code pairs them with the momenta in order, and
+    # one rms with all momenta: plain broadcasting over the decay axis.
+    inverse_rms = tuple(jax.lax.rsqrt(v + 1e-6) for v in stats.rms)
+    momentum_over_rms = tuple(
+        m * r for m, r in zip(stats.momentum, _spread(inverse_rms, stats.momentum))
+    )
+    if factored_dims(g.shape) is None:
+        row = col = stats.diag
+        gradient_over_factored = tuple(g * safe_rsqrt(v + 1e-9) for v in stats.diag)
+        momentum_over_factored = tuple(
+            m * jax.lax.rsqrt(v + diagonal_floor)
+            for m, v in zip(stats.momentum, stats.diag, strict=True)
+        )
+    else:
+        row, col = stats.row, stats.col
+        left, right = factored_preconditioner(stats, g.shape)
+        gradient_over_factored = tuple(
+            g * a * b for a, b in zip(left, right, strict=True)
+        )
+        momentum_over_factored = tuple(
+            m * a * b for m, a, b in zip(stats.momentum, left, right, strict=True)
+        )
+    return Moments(
+        momentum=stats.momentum,
+        rms=stats.rms,
+        momentum_over_rms=momentum_over_rms,
+        inverse_rms=inverse_rms,
+        gradient_over_rms=tuple(g * r for r in inverse_rms),
+        gradient_over_factored=gradient_over_factored,
+        row=row,
+        col=col,
+        inverse_row=tuple(jax.lax.rsqrt(r + 1e-8) for r in row),
+        inverse_col=tuple(jax.lax.rsqrt(c + 1e-8) for c in col),
+        momentum_over_factored=momentum_over_factored,
+    )
+
+
+def small_fc_features(f: Moments, g: jax.Array, p: jax.Array) -> list[jax.Array]:
+    """The inputs of small_fc's MLP but for time, in its order."""
+    return [
+        *(g, p, *f.momentum, *f.rms, *f.momentum_over_rms, *f.inverse_rms),
+        *(*f.gradient_over_factored, *f.row, *f.col, *f.inverse_row, *f.inverse_col),
+        *f.momentum_over_factored,
+    ]
+
+
+def _spread(few: Sequence[jax.Array], many: Sequence[jax.Array]) -> Sequence[jax.Array]:
+    return list(few) * len(many) if len(few) == 1 else few
+
+
+def second_moment_scales(features: Sequence[jax.Array], eps: float) -> jax.Array:
+    """`1 / sqrt(eps + mean(x^2))` of every feature over its tensor, as one `[n]` array.
+
+    A feature of fewer entries is constant along the other axes, so that the mean over
+    its own entries is the mean over the tensor.
+    """
+    # An empty tensor has no mean; its updates are empty too.
+    moments = [
+        jnp.mean(jnp.square(x)) if x.size else jnp.zeros((), x.dtype) for x in features
+    ]
+    return jax.lax.rsqrt(eps + jnp.stack(moments))
+
+
+STEP_TIMESCALES = (1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5)
+TRAINING_FRACTIONS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
+
+
+def step_features(count: jax.Array) -> jax.Array:
+    """`tanh(t / timescale - 1)` for 11 timescales: `[11]`. Source: small_fc_lopt."""
+    return jnp.tanh(count.astype(jnp.float32) / jnp.array(STEP_TIMESCALES) - 1.0)
+
+
+def fraction_features(fraction: jax.Array) -> jax.Array:
+    """`tanh(10 (fraction - tau))` for 9 values of tau: `[9]`. Source: VeLO."""
+    return jnp.tanh(10.0 * (fraction - jnp.array(TRAINING_FRACTIONS)))

@@ -1,0 +1,65 @@
+"""Features of the course of the loss: where it stands against its own averages."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+NUM_AVERAGES = 10
+NUM_LOSS_FEATURES = NUM_AVERAGES - 1
+
+# The running minimum before the first loss; any real average lies below.
+_NO_MINIMUM = 999999999999.0
+
+
+class LossAverages(NamedTuple):
+    """Exponential averages of the loss over half-lives from 10 steps to the horizon."""
+
+    means: jax.Array  # shape=(10,), dtype=jnp.float32
+    running_min: jax.Array  # shape=(10,), of the bias-corrected means
+    count: jax.Array  # shape=(), dtype=jnp.int32
+
+
+def _decays(num_steps: jax.Array) -> jax.Array:
+    halflives = jnp.logspace(1.0, jnp.log10(num_steps), NUM_AVERAGES)
+    return jnp.exp(-1.0 / halflives)
+
+
+def init_loss_averages() -> LossAverages:
+    """No loss seen yet."""
+    return LossAverages(
+        means=jnp.zeros((NUM_AVERAGES,), jnp.float32),
+        running_min=jnp.full((NUM_AVERAGES,), _NO_MINIMUM, jnp.float32),
+        count=jnp.zeros((), jnp.int32),
+    )
+
+
+def update_loss_averages(
+    state: LossAverages, loss: jax.Array, num_steps: jax.Array
+) -> LossAverages:
+    """Adds a loss, cut off at twice the largest average so that a spike passes."""
+    decays = _decays(num_steps)
+    correction = 1.0 - decays ** (state.count + 1.0)
+    largest = jnp.max(state.means / correction)
+    largest = jnp.where(state.count == 0, loss, largest)
+    loss = jnp.minimum(2.0 * jnp.abs(largest), loss)
+    means = state.means * decays + loss * (1.0 - decays)
+    return LossAverages(
+        means=means,
+        running_min=jnp.minimum(state.running_min, means / correction),
+        count=state.count + 1,
+    )
+
+
+def loss_features(state: LossAverages, num_steps: jax.Array) -> jax.Array:
+    """`[9]` values in -1..1: each average between its minimum and the next longer one.
+
+    Zero for the first two steps, when the averages are nothing but the first losses.
+    """
+    decays = _decays(num_steps)
+    means = state.means / (1.0 - decays ** state.count.astype(jnp.float32))
+    low = state.running_min[:-1]
+    span = jnp.maximum(1e-8, means[1:] - low)
+    position = jnp.clip((means[:-1] - low) / span - 1.0, -1.0, 1.0)
+    return jnp.where(state.count <= 2, 0.0, position)

@@ -1,0 +1,103 @@
+"""Small networks: the per-parameter MLP, dense layers and the LSTM cell.
+
+The per-parameter MLP is written as elementwise arithmetic, one `feature * weight` term
+after another, instead of a matrix product over a `[..., features]` array. The features
+are then never materialised: XLA fuses the whole update of a tensor into one loop, which
+costs several times less time and memory than stacking them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def dense_init(key: jax.Array, inputs: int, outputs: int) -> dict[str, jax.Array]:
+    """Truncated normal of deviation 1/sqrt(inputs), zero bias: haiku's default."""
+    w = jax.random.truncated_normal(key, -2.0, 2.0, (inputs, outputs), jnp.float32)
+    return {"w": w / jnp.sqrt(float(inputs)), "b": jnp.zeros((outputs,), jnp.float32)}
+
+
+def dense(layer: Any, x: jax.Array) -> jax.Array:
+    """`x @ w + b` over the last axis of `x`."""
+    return x @ layer["w"] + layer["b"]
+
+
+def mlp_init(key: jax.Array, sizes: Sequence[int]) -> list[dict[str, jax.Array]]:
+    """Layers of an MLP with `sizes[0]` inputs and `sizes[-1]` outputs."""
+    keys = jax.random.split(key, len(sizes) - 1)
+    return [
+        dense_init(k, i, o) for k, i, o in zip(keys, sizes[:-1], sizes[1:], strict=True)
+    ]
+
+
+def elementwise_mlp(
+    layers: Sequence[Any],
+    features: Sequence[jax.Array],
+    scales: jax.Array,
+    shape: Sequence[int],
+) -> list[jax.Array]:
+    """Runs an MLP with relu between layers at every entry of a tensor.
+
+    Features that vary along fewer axes (Adafactor's rows and columns, numbers that
+    concern the whole tensor) are given with size 1 along the others: their share of the
+    first layer is summed at their own size and broadcast once.
+
+    Args:
+        layers: `{"w": [in, out], "b": [out]}` per layer.
+        features: one array per input, each broadcastable to `shape`.
+        scales: `[in]`, multiplied into the first layer's rows: the features' normalisers,
+            folded into the weights so that no normalised feature is ever formed.
+        shape: the tensor's shape.
+
+    Returns:
+        The outputs, a list of arrays broadcastable to `shape`.
+    """
+    first = layers[0]
+    weights = first["w"] * scales[:, None]
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for i, x in enumerate(features):
+        by_shape.setdefault((1,) * (len(shape) - x.ndim) + x.shape, []).append(i)
+    # Smallest first, so that the full-size terms are added to one broadcast sum.
+    groups = sorted(by_shape.values(), key=lambda g: features[g[0]].size)
+    hidden = []
+    for unit in range(first["b"].shape[0]):
+        total = first["b"][unit]
+        for group in groups:
+            total = total + sum(features[i] * weights[i, unit] for i in group)
+        hidden.append(total)
+    for layer in layers[1:]:
+        hidden = [jax.nn.relu(h) for h in hidden]
+        hidden = [
+            layer["b"][unit]
+            + sum(h * layer["w"][i, unit] for i, h in enumerate(hidden))
+            for unit in range(layer["b"].shape[0])
+        ]
+    return hidden
+
+
+def lstm_init(key: jax.Array, inputs: int, size: int) -> dict[str, jax.Array]:
+    """One dense layer from `[x, h]` to the four gates."""
+    return dense_init(key, inputs + size, 4 * size)
+
+
+def lstm_cell(
+    layer: Any, x: jax.Array, state: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """One step of an LSTM whose forget gate has a constant 1 added.
+
+    Args:
+        layer: from `lstm_init`; gates in the order input, candidate, forget, output.
+        x: `[..., inputs]`.
+        state: hidden and cell, each `[..., size]`.
+
+    Returns:
+        The new hidden state and the new state.
+    """
+    hidden, cell = state
+    gates = dense(layer, jnp.concatenate([x, hidden], axis=-1))
+    i, candidate, f, o = jnp.split(gates, 4, axis=-1)
+    cell = jax.nn.sigmoid(f + 1.0) * cell + jax.nn.sigmoid(i) * jnp.tanh(candidate)
+    hidden = jax.nn.sigmoid(o) * jnp.tanh(cell)
+    return hidden, (hidden, cell)

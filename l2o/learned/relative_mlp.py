@@ -1,0 +1,177 @@
+"""A per-parameter MLP whose steps are bounded relative to the initial weights."""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from l2o.config import require_positive, require_positive_int
+from l2o.learned.accumulators import DECAYS, TensorStats, init_stats, update_stats
+from l2o.learned.base import (
+    LearnedOptimizer,
+    Theta,
+    require_num_steps,
+    require_params,
+)
+from l2o.learned.features import (
+    TRAINING_FRACTIONS,
+    fraction_features,
+    moment_features,
+    second_moment_scales,
+    small_fc_features,
+)
+from l2o.learned.network import elementwise_mlp, mlp_init
+
+
+NUM_MOMENT_FEATURES = (
+    2 + 2 * len(DECAYS.momentum) + 2 * len(DECAYS.rms) + 6 * len(DECAYS.factored)
+)
+
+
+class RelativeMLPState(NamedTuple):
+    """State of `RelativeMLP`."""
+
+    count: jax.Array  # shape=(), dtype=jnp.int32
+    num_steps: jax.Array  # shape=(), dtype=jnp.float32
+    unit: Any  # a float32 scalar per tensor: its root mean square at initialisation
+    stats: Any  # a TensorStats per tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class RelativeMLP(LearnedOptimizer):
+    r"""One small MLP for every parameter, with bounded steps and a learned schedule.
+
+    The inputs are those of `SmallFC` with the fraction f of training done in place of
+    the step count. With d the output over a tensor,
+
+    $$ p \leftarrow p - u \, \lambda \, e^{\gamma v \cdot \phi(f)} \,
+       \frac{d}{\sqrt{1 + \mathrm{mean}(d^2)}} $$
+
+    where u is the root mean square that the tensor had at initialisation (of all
+    parameters, for a tensor that starts at zero), $\phi$ the nine features of f,
+    $\lambda$ = `step_mult`, $\gamma$ = `schedule_gain`, and theta holds the MLP and v.
+
+    The root mean square of a step is below $u \lambda e^{\gamma \|v\|_1}$ whatever the
+    gradients are. Errors past the horizon of meta-training then add up; with VeLO's
+    unit, the current root mean square, a step enlarges the next one and they compound.
+
+    Attributes:
+        hidden_size: width of the hidden layers.
+        hidden_layers: number of hidden layers.
+        step_mult: $\lambda$.
+        schedule_gain: $\gamma$.
+
+    Source: this project; features after Metz et al. 2022 (arXiv 2203.11860 and
+    2211.09760), normalised output after Celo2 (arXiv 2602.19142).
+    """
+
+    hidden_size: int = 4
+    hidden_layers: int = 2
+    step_mult: float = 1e-2
+    schedule_gain: float = 4.0
+
+    needs_value: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require_positive_int("hidden_size", self.hidden_size)
+        require_positive_int("hidden_layers", self.hidden_layers)
+        require_positive("step_mult", self.step_mult)
+        require_positive("schedule_gain", self.schedule_gain)
+
+    @property
+    def needs_num_steps(self) -> bool:
+        return True
+
+    def init_theta(self, key: jax.Array) -> Theta:
+        inputs = NUM_MOMENT_FEATURES + len(TRAINING_FRACTIONS)
+        sizes = [inputs, *[self.hidden_size] * self.hidden_layers, 1]
+        return {
+            "mlp": mlp_init(key, sizes),
+            "schedule": jnp.zeros((len(TRAINING_FRACTIONS),), jnp.float32),
+        }
+
+    def with_theta(
+        self, theta: Theta, *, num_steps: int | jax.Array | None = None
+    ) -> optax.GradientTransformationExtraArgs:
+        require_num_steps(self, num_steps)
+
+        def init(params: optax.Params) -> RelativeMLPState:
+            return RelativeMLPState(
+                count=jnp.zeros((), jnp.int32),
+                num_steps=jnp.asarray(num_steps, jnp.float32),
+                unit=initial_rms(params),
+                stats=jax.tree.map(lambda p: init_stats(p, DECAYS), params),
+            )
+
+        def update(
+            updates: optax.Updates,
+            state: RelativeMLPState,
+            params: optax.Params | None = None,
+            **extra_args: Any,
+        ) -> tuple[optax.Updates, RelativeMLPState]:
+            del extra_args
+            require_params(self, params)
+            time = fraction_features(state.count / state.num_steps)
+            rate = self.step_mult * jnp.exp(
+                self.schedule_gain * jnp.dot(theta["schedule"], time)
+            )
+            leaves, tree = jax.tree.flatten(updates)
+            results = [
+                _update_tensor(theta["mlp"], time, rate * unit, g, p, stats)
+                for g, p, unit, stats in zip(
+                    leaves,
+                    tree.flatten_up_to(params),
+                    tree.flatten_up_to(state.unit),
+                    tree.flatten_up_to(state.stats),
+                    strict=True,
+                )
+            ]
+            steps = tree.unflatten([step for step, _ in results])
+            stats = tree.unflatten([stats for _, stats in results])
+            return steps, state._replace(count=state.count + 1, stats=stats)
+
+        return optax.GradientTransformationExtraArgs(init, update)
+
+
+def initial_rms(params: optax.Params) -> Any:
+    """Root mean square of every tensor; of all parameters for one that is all zero.
+
+    The fallback keeps the unit of a zero bias in proportion to its network, whatever
+    scale the weights are written in; with nothing but zeros the unit is 1.
+    """
+    leaves = [jnp.square(p.astype(jnp.float32)) for p in jax.tree.leaves(params)]
+    count = max(1, sum(x.size for x in leaves))
+    whole = jnp.sqrt(sum((jnp.sum(x) for x in leaves), jnp.zeros(())) / count)
+    whole = jnp.where(whole > 0, whole, 1.0)
+
+    def one(p: jax.Array) -> jax.Array:
+        mean = jnp.sum(jnp.square(p.astype(jnp.float32))) / max(1, p.size)
+        return jnp.where(mean > 0, jnp.sqrt(mean), whole)
+
+    return jax.tree.map(one, params)
+
+
+def _update_tensor(
+    layers: Any,
+    time: jax.Array,
+    size: jax.Array,
+    g: jax.Array,
+    p: jax.Array,
+    stats: TensorStats,
+) -> tuple[jax.Array, TensorStats]:
+    """The update of one tensor: features and weights in, step and statistics out."""
+    dtype = p.dtype
+    g, p = g.astype(jnp.float32), p.astype(jnp.float32)
+    stats = update_stats(stats, g, DECAYS)
+    features = small_fc_features(moment_features(stats, g, diagonal_floor=1e-6), g, p)
+    scales = second_moment_scales(features, eps=1e-5)
+    # Time has no second moment over the tensor: it enters as it is.
+    scales = jnp.concatenate([scales, jnp.ones_like(time)])
+    features += [t.reshape((1,) * p.ndim) for t in time]
+    (direction,) = elementwise_mlp(layers, features, scales, p.shape)
+    direction = jnp.broadcast_to(direction, p.shape)
+    mean_square = jnp.sum(jnp.square(direction)) / max(1, p.size)
+    step = direction * (-size * jax.lax.rsqrt(1.0 + mean_square))
+    return step.astype(dtype), stats

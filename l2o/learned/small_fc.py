@@ -1,0 +1,170 @@
+"""A per-parameter MLP on gradient statistics (Metz et al. 2022)."""
+
+import dataclasses
+import math
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from l2o.config import require_positive, require_positive_int
+from l2o.learned.accumulators import (
+    DECAYS,
+    Decays,
+    TensorStats,
+    init_stats,
+    update_stats,
+)
+from l2o.learned.base import LearnedOptimizer, Theta, require_params
+from l2o.learned.features import (
+    STEP_TIMESCALES,
+    moment_features,
+    second_moment_scales,
+    small_fc_features,
+    step_features,
+)
+from l2o.learned.network import elementwise_mlp, mlp_init
+
+
+class SmallFCState(NamedTuple):
+    """State of `SmallFC`."""
+
+    count: jax.Array  # shape=(), dtype=jnp.int32
+    stats: Any  # a TensorStats per tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallFC(LearnedOptimizer):
+    r"""One small MLP, the same for every parameter.
+
+    Its inputs at a parameter are the gradient g, the parameter p, momenta m_i, a second
+    moment v, Adafactor's factored moments and the quotients of these, each divided by its
+    root mean square over the tensor, and features of the step count. With outputs (d, s),
+
+    $$ p \leftarrow p - \lambda_1 \, d \, e^{\lambda_2 s} $$
+
+    where $\lambda_1$ = `step_mult` and $\lambda_2$ = `exp_mult`. Theta holds the MLP and
+    an offset to each decay rate. The defaults are the published `small_fc_lopt`.
+
+    Attributes:
+        hidden_size: width of the hidden layers.
+        hidden_layers: number of hidden layers.
+        momentum_decays: initial decay rates of the momenta.
+        rms_decays: initial decay rates of the second moments.
+        factored_decays: initial decay rates of the factored second moments.
+        step_mult: $\lambda_1$.
+        exp_mult: $\lambda_2$.
+
+    Source: Metz et al. 2022, "Practical tradeoffs between memory, compute, and
+    performance in learned optimizers", arXiv 2203.11860.
+    """
+
+    hidden_size: int = 4
+    hidden_layers: int = 2
+    momentum_decays: tuple[float, ...] = DECAYS.momentum
+    rms_decays: tuple[float, ...] = DECAYS.rms
+    factored_decays: tuple[float, ...] = DECAYS.factored
+    step_mult: float = 1e-3
+    exp_mult: float = 1e-3
+
+    needs_value: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require_positive_int("hidden_size", self.hidden_size)
+        require_positive_int("hidden_layers", self.hidden_layers)
+        require_positive("step_mult", self.step_mult)
+
+    @property
+    def needs_num_steps(self) -> bool:
+        return False
+
+    @property
+    def num_features(self) -> int:
+        """Number of inputs of the MLP."""
+        momenta, rms, factored = map(
+            len, (self.momentum_decays, self.rms_decays, self.factored_decays)
+        )
+        return 2 + 2 * momenta + 2 * rms + 6 * factored + len(STEP_TIMESCALES)
+
+    def init_theta(self, key: jax.Array) -> Theta:
+        sizes = [self.num_features, *[self.hidden_size] * self.hidden_layers, 2]
+        return {
+            "mlp": mlp_init(key, sizes),
+            "momentum_decays": jnp.zeros((len(self.momentum_decays),)),
+            "rms_decays": jnp.zeros((len(self.rms_decays),)),
+            "factored_decays": jnp.zeros((len(self.factored_decays),)),
+        }
+
+    def with_theta(
+        self, theta: Theta, *, num_steps: int | jax.Array | None = None
+    ) -> optax.GradientTransformationExtraArgs:
+        del num_steps  # It counts steps and does not plan for an end.
+        decays = Decays(
+            momentum=_learned_decays(self.momentum_decays, theta["momentum_decays"]),
+            rms=_learned_decays(self.rms_decays, theta["rms_decays"]),
+            factored=_learned_decays(self.factored_decays, theta["factored_decays"]),
+        )
+
+        def init(params: optax.Params) -> SmallFCState:
+            return SmallFCState(
+                count=jnp.zeros((), jnp.int32),
+                stats=jax.tree.map(lambda p: init_stats(p, decays), params),
+            )
+
+        def update(
+            updates: optax.Updates,
+            state: SmallFCState,
+            params: optax.Params | None = None,
+            **extra_args: Any,
+        ) -> tuple[optax.Updates, SmallFCState]:
+            del extra_args
+            require_params(self, params)
+            time = step_features(state.count)
+            leaves, tree = jax.tree.flatten(updates)
+            results = [
+                _update_tensor(self, theta["mlp"], decays, time, g, p, stats)
+                for g, p, stats in zip(
+                    leaves,
+                    tree.flatten_up_to(params),
+                    tree.flatten_up_to(state.stats),
+                    strict=True,
+                )
+            ]
+            steps = tree.unflatten([step for step, _ in results])
+            stats = tree.unflatten([stats for _, stats in results])
+            return steps, SmallFCState(count=state.count + 1, stats=stats)
+
+        return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _learned_decays(initial: tuple[float, ...], offset: jax.Array) -> list[jax.Array]:
+    """Decay rates moved by `offset` in a tenth of log(1 - decay)."""
+    return [
+        1.0 - jnp.exp(math.log(1.0 - d) + 10.0 * offset[i])
+        for i, d in enumerate(initial)
+    ]
+
+
+def _update_tensor(
+    config: SmallFC,
+    layers: Any,
+    decays: Decays,
+    time: jax.Array,
+    g: jax.Array,
+    p: jax.Array,
+    stats: TensorStats,
+) -> tuple[jax.Array, TensorStats]:
+    """The update of one tensor: features and weights in, step and statistics out."""
+    dtype = p.dtype
+    g, p = g.astype(jnp.float32), p.astype(jnp.float32)
+    stats = update_stats(stats, g, decays)
+    f = moment_features(stats, g, diagonal_floor=1e-6)
+    features = small_fc_features(f, g, p)
+    scales = second_moment_scales(features, eps=1e-5)
+    # Time has no second moment over the tensor: it enters as it is.
+    scales = jnp.concatenate([scales, jnp.ones_like(time)])
+    features += [t.reshape((1,) * p.ndim) for t in time]
+    direction, magnitude = elementwise_mlp(layers, features, scales, p.shape)
+    step = direction * jnp.exp(magnitude * config.exp_mult) * config.step_mult
+    return (-jnp.broadcast_to(step, p.shape)).astype(dtype), stats

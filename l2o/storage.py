@@ -1,0 +1,335 @@
+"""Checkpoint directories: named trees of arrays under a manifest of hashes.
+
+A checkpoint holds one orbax directory a tree and a `manifest.json` that lists every
+file with its size and sha256. Orbax keeps no checksum of array data and restores
+flipped bits silently, so nothing is read before all of it has been verified.
+
+A checkpoint is written beside its place under a hidden name, made durable, and renamed
+into place: whatever interrupts a write, the reader finds all of the old or all of the
+new. One process at a time may write to a path, and of several joined by
+`jax.distributed` the first one: orbax writes no data on the others, silently.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from l2o import trees as treelib
+from l2o.config import to_plain
+
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+MODEL_CARD = "README.md"
+"""The one file that a manifest does not cover: text for people, edited by people."""
+
+_RESERVED = frozenset({"files", "format", "manifest_sha256", "trees"})
+_TREE_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged, or not what was asked for."""
+
+
+def write_tree(
+    path: str | os.PathLike[str],
+    trees: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Writes named trees and a manifest to a directory: all of it or nothing.
+
+    Args:
+        path: the directory to make; its parents are made where missing.
+        trees: pytrees of numbers and arrays (jax, numpy, typed PRNG keys).
+        manifest: JSON-able fields to record beside the format, the trees and the files.
+        overwrite: replace the checkpoint that is at `path`, keeping its model card.
+
+    Raises:
+        FileExistsError: what is at `path` is not to be replaced.
+        OSError: the disk is full or failing. What was at `path` is still there.
+        RuntimeError: this is not the first of several processes.
+        TypeError: a leaf is no array of numbers, or the manifest cannot be JSON.
+        ValueError: the name of a tree, leaf or manifest field cannot be used.
+    """
+    path = Path(path).resolve()
+    if jax.process_index():
+        raise RuntimeError(
+            f"checkpoints must be written by process 0, this is {jax.process_index()}"
+        )
+    reserved = sorted(_RESERVED & set(manifest))
+    if reserved:
+        raise ValueError(f"manifest fields {reserved} are written by write_tree itself")
+    manifest = to_plain("manifest", manifest)
+    hosts = {name: _to_host(name, tree) for name, tree in trees.items()}
+    _recover(path)
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} must not exist, or pass overwrite=True")
+    if path.exists() and not (path / MANIFEST).is_file():
+        raise FileExistsError(f"{path} must be a checkpoint to be overwritten")
+    _make_directory(path.parent)
+    _remove_leftovers(path)
+    size = sum(a.nbytes for arrays in hosts.values() for a in arrays.values())
+    _require_space(path, size)
+
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        temporary.mkdir()
+        for name, arrays in hosts.items():
+            (temporary / name).mkdir()
+            treelib.write_orbax(temporary / name, arrays)
+        for entry in temporary.rglob("*"):
+            _fsync(entry)
+        files = {
+            name: {"sha256": _sha256(file), "size": file.stat().st_size}
+            for name, file in _files(temporary).items()
+        }
+        described = {
+            name: {"leaves": list(arrays), "sha256": treelib.sha256(arrays)}
+            for name, arrays in hosts.items()
+        }
+        fields = {**manifest, "files": files, "format": FORMAT, "trees": described}
+        fields["manifest_sha256"] = _manifest_sha256(fields)
+        text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
+        (temporary / MANIFEST).write_text(text, encoding="utf-8")
+        _fsync(temporary / MANIFEST)
+        if (path / MODEL_CARD).is_file():
+            shutil.copyfile(path / MODEL_CARD, temporary / MODEL_CARD)
+            _fsync(temporary / MODEL_CARD)
+        _fsync(temporary)
+        _replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        _recover(path)
+
+
+def read_tree(
+    path: str | os.PathLike[str], like: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Verifies every file of a checkpoint, then reads its trees.
+
+    Args:
+        path: a directory that `write_tree` made.
+        like: the trees to read, each a pytree of arrays or `jax.ShapeDtypeStruct` with
+            the structure, shapes and dtypes to expect. Without it all trees are read,
+            as nested dicts of the names and indices on the way to each leaf.
+
+    Returns:
+        `(trees, manifest)`. Leaves are numpy arrays (numbers too, of shape ()), and
+        typed PRNG keys where those were written.
+
+    Raises:
+        CheckpointError: something is missing, extra, changed or unlike `like`.
+    """
+    manifest = read_manifest(path)
+    folder = _committed(path)
+    try:
+        _verify_files(folder, manifest["files"])
+        described = manifest["trees"]
+        result = {}
+        for name in described if like is None else like:
+            if name not in described:
+                raise ValueError(
+                    f"tree {name!r} must be one of those written, {sorted(described)}"
+                )
+            leaves = [
+                treelib.Leaf(tuple(names), dtype, tuple(shape), key_impl)
+                for names, dtype, shape, key_impl in described[name]["leaves"]
+            ]
+            if like is not None:
+                treelib.require_same(leaves, like[name])
+            arrays = treelib.read_orbax(folder / name, leaves)
+            if treelib.sha256(arrays) != described[name]["sha256"]:
+                raise ValueError(f"tree {name!r} must read back as it was written")
+            values = treelib.from_host(arrays)
+            result[name] = (
+                treelib.nest(values)
+                if like is None
+                else treelib.nest_like(values, like[name])
+            )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path}: {_one_line(error)}") from error
+    return result, manifest
+
+
+def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads and verifies the manifest of a checkpoint, and no other file.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged, or of an unknown format.
+    """
+    folder = _committed(path)
+    if not folder.is_dir():
+        raise CheckpointError(f"{path} must be a checkpoint directory, none is there")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        version, own_hash = manifest["format"], manifest["manifest_sha256"]
+        intact = own_hash == _manifest_sha256(manifest)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} must have a {MANIFEST}, it has none") from error
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: {MANIFEST} must be as it was written, got {_one_line(error)}"
+        ) from error
+    if version != FORMAT:
+        raise CheckpointError(f"{path}: format must be {FORMAT}, got {version!r}")
+    if not intact:
+        raise CheckpointError(
+            f"{path}: {MANIFEST} must be as it was written, its sha256 differs"
+        )
+    return manifest
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Whether a checkpoint, intact or not, is at `path`."""
+    return (_committed(path) / MANIFEST).is_file()
+
+
+def _to_host(name: str, tree: Any) -> Mapping[treelib.Leaf, Any]:
+    if not _TREE_NAME.fullmatch(name):
+        raise ValueError(f"a tree's name must match {_TREE_NAME.pattern}, got {name!r}")
+    try:
+        return treelib.to_host(tree)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"tree {name!r}: {error}") from error
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), allow_nan=False
+    ).encode()
+
+
+def _manifest_sha256(manifest: Mapping[str, Any]) -> str:
+    """Hashes all fields but the hash itself, however the JSON is laid out."""
+    fields = {k: v for k, v in manifest.items() if k != "manifest_sha256"}
+    return hashlib.sha256(_canonical(fields)).hexdigest()
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Everything that a manifest must list, links and pipes included."""
+    entries = {
+        file.relative_to(folder).as_posix(): file
+        for file in folder.rglob("*")
+        if file.is_symlink() or not file.is_dir()
+    }
+    return {n: f for n, f in entries.items() if n not in (MANIFEST, MODEL_CARD)}
+
+
+def _verify_files(folder: Path, recorded: Mapping[str, Mapping[str, Any]]) -> None:
+    found = _files(folder)
+    for name in sorted(recorded.keys() - found.keys()):
+        raise ValueError(f"file {name} must be there, it is missing")
+    for name in sorted(found.keys() - recorded.keys()):
+        raise ValueError(f"file {name} must not be there, {MANIFEST} does not list it")
+    for name, file in found.items():
+        if file.is_symlink() or not file.is_file():
+            raise ValueError(f"{name} must be a regular file")
+        if (size := file.stat().st_size) != recorded[name]["size"]:
+            raise ValueError(
+                f"file {name} must have {recorded[name]['size']} bytes, got {size}"
+            )
+        if (digest := _sha256(file)) != recorded[name]["sha256"]:
+            raise ValueError(
+                f"file {name} must have sha256 {recorded[name]['sha256']}, got {digest}"
+            )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _one_line(error: Exception) -> str:
+    message = (
+        str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+    )
+    return " ".join(message.split())
+
+
+# Making a directory appear whole. The two renames of `_replace` have a moment between
+# them in which only the old checkpoint exists, under its other name: readers look there
+# too, and the next writer puts it back.
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def _committed(path: str | os.PathLike[str]) -> Path:
+    path = Path(path).resolve()
+    return path if path.exists() or not _old(path).exists() else _old(path)
+
+
+def _recover(path: Path) -> None:
+    if not path.exists() and _old(path).exists():
+        _old(path).rename(path)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    if path.exists():
+        shutil.rmtree(_old(path), ignore_errors=True)
+        path.rename(_old(path))
+    temporary.rename(path)
+    _fsync(path.parent)
+    shutil.rmtree(_old(path), ignore_errors=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes what killed writers left behind, not what a live one is writing."""
+    prefix = f".{path.name}.tmp-"
+    for entry in path.parent.iterdir():
+        pid = entry.name.removeprefix(prefix)
+        if (
+            entry.name.startswith(prefix)
+            and pid.isdecimal()
+            and not _is_alive(int(pid))
+        ):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    if pid == os.getpid():  # a number used again, as in containers it often is
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _make_directory(path: Path) -> None:
+    missing = [p for p in (path, *path.parents) if not p.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for directory in missing:
+        _fsync(directory.parent)
+
+
+def _require_space(path: Path, size: int) -> None:
+    # Twice: orbax may hold a tree once as it is written and once merged.
+    needed = 2 * size + 2**20
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"writing {path} needs {needed:,} bytes free on its disk, got {free:,}",
+        )
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Judges optimizers on tasks they never saw, beside tuned baselines."""

@@ -1,0 +1,192 @@
+"""Training curves as small multiples, one panel a cell."""
+
+import math
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from meta_test.evaluate import Report, Row
+from meta_test.statistics import quantile, smooth
+from meta_test.suites import Cell
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+class Stroke(NamedTuple):
+    """How an optimizer's line is drawn."""
+
+    color: str
+    dashes: Literal["-", "--", "-.", ":"]
+    width: float
+    band: float  # opacity of the interquartile band
+
+
+# Colours of Okabe and Ito, told apart by colour-blind eyes; the same optimizer has the
+# same one in every figure. The two warm ones are kept for learned optimizers.
+_BASELINES = {
+    "adam": Stroke("#0072B2", "-", 1.6, 0.15),
+    "adamw": Stroke("#56B4E9", "--", 1.3, 0.08),
+    "sgd": Stroke("#8C8C8C", "-", 1.3, 0.08),
+    "momentum": Stroke("#8C8C8C", "--", 1.3, 0.08),
+    "nesterov": Stroke("#8C8C8C", ":", 1.5, 0.08),
+    "adagrad": Stroke("#009E73", "-", 1.3, 0.08),
+    "lion": Stroke("#CC79A7", "-", 1.3, 0.08),
+}
+_OTHER = Stroke("#B8A000", "-.", 1.3, 0.08)
+_LEARNED = (
+    Stroke("#D55E00", "-", 2.8, 0.22),
+    Stroke("#000000", "-", 2.8, 0.18),
+    Stroke("#E69F00", "-", 2.8, 0.22),
+    Stroke("#D55E00", "--", 2.8, 0.18),
+    Stroke("#000000", "--", 2.8, 0.18),
+    Stroke("#E69F00", "--", 2.8, 0.18),
+)
+
+_DEPTH = 1e-6
+"""Losses below this share of the initial one are off the panel: they are all zero."""
+
+
+def strokes(report: Report) -> dict[str, Stroke]:
+    """How each contender is drawn; learned ones take the heavy lines in turn."""
+    chosen: dict[str, Stroke] = {}
+    for contender in report.contenders:
+        if contender.learned:
+            count = sum(stroke in _LEARNED for stroke in chosen.values())
+            chosen[contender.name] = _LEARNED[count % len(_LEARNED)]
+        else:
+            chosen[contender.name] = _BASELINES.get(contender.name, _OTHER)
+    return chosen
+
+
+def draw(report: Report) -> "Figure":
+    """Draws median and interquartile train loss against steps, one panel a cell.
+
+    Args:
+        report: with any number of cells and contenders.
+
+    Returns:
+        A matplotlib figure that no window or global state knows of.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    cells = report.suite.cells
+    columns = _columns(len(cells))
+    rows = math.ceil(len(cells) / columns)
+    size = 3.9 if columns > 2 else 5.4
+    figure = Figure(
+        figsize=(size * columns, 0.82 * size * rows + 1.3), layout="constrained"
+    )
+    panels = figure.subplots(rows, columns, squeeze=False)
+    styles = strokes(report)
+    for axes, cell in zip(panels.flat, cells, strict=False):
+        _panel(axes, report, cell, styles)
+    for axes in panels.flat[len(cells) :]:
+        axes.set_axis_off()
+    for axes in panels[:, 0]:
+        axes.set_ylabel("train loss")
+    # The lowest panel of each column carries the label, also above an empty place.
+    for index in range(max(0, len(cells) - columns), len(cells)):
+        panels.flat[index].set_xlabel("step")
+    seeds = sorted({len(cell.seeds) for cell in cells})
+    figure.suptitle(
+        f"Suite {report.suite.name!r}: train loss, median and interquartile range over "
+        f"{' or '.join(map(str, seeds))} seeds\n",
+        fontsize=13,
+    )
+    handles = [
+        Line2D([], [], color=s.color, linestyle=s.dashes, linewidth=s.width, label=name)
+        for name, s in sorted(styles.items(), key=lambda item: item[1] not in _LEARNED)
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(len(handles), 4 * columns if columns > 1 else 4),
+        frameon=False,
+        fontsize=10,
+        title="heavy lines: learned, nothing tuned; "
+        "thin lines: hand-designed, each with the best of its learning rates",
+        title_fontsize=9,
+    )
+    return figure
+
+
+def _columns(panels: int) -> int:
+    """Up to four panels in rows of two; more in what leaves the fewest places empty."""
+    if panels <= 4:
+        return min(panels, 2)
+    return min((5, 4, 3), key=lambda columns: -panels % columns)
+
+
+def _panel(axes: "Axes", report: Report, cell: Cell, styles: dict[str, Stroke]) -> None:
+    rows = [r for r in report.rows if r.cell == cell.name]
+    every = cell.horizon // report.suite.num_records
+    steps = np.arange(report.suite.num_records + 1) * every
+    start = max((np.median(row.curve.initial.train_loss) for row in rows), default=1.0)
+    start = float(start) if np.isfinite(start) and start > 0 else 1.0
+    lowest = start
+    for row in rows:
+        style = styles[row.contender]
+        low, middle, high = (_visible(row, q, start) for q in (0.25, 0.5, 0.75))
+        layer = 2.0 + style.width
+        axes.fill_between(
+            steps,
+            low,
+            high,
+            color=style.color,
+            alpha=style.band,
+            linewidth=0,
+            zorder=layer - 0.5,
+        )
+        axes.plot(
+            steps,
+            middle,
+            color=style.color,
+            linestyle=style.dashes,
+            linewidth=style.width,
+            zorder=layer,
+        )
+        lowest = min(lowest, float(middle.min()))
+    axes.set_yscale("log")
+    axes.set_ylim(max(lowest / 1.6, start * _DEPTH), 2.0 * start)
+    axes.set_xlim(0, cell.horizon)
+    axes.set_title(cell.name, loc="left", fontsize=10.5, fontweight="bold", pad=18)
+    axes.text(
+        0.0, 1.025, cell.probes, transform=axes.transAxes, fontsize=8.5, color="#555555"
+    )
+    axes.grid(True, which="major", color="#E6E6E6", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8.5)
+    axes.locator_params(axis="x", nbins=5)
+    failed = [
+        f"{row.contender} {int(row.diverged.sum())}/{len(row.diverged)}"
+        for row in rows
+        if row.diverged.any()
+    ]
+    if failed:
+        axes.text(
+            0.98,
+            0.97,
+            "diverged\n" + "\n".join(failed),
+            transform=axes.transAxes,
+            ha="right",
+            va="top",
+            fontsize=8,
+            color="#A00000",
+            zorder=10,
+            bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 2},
+        )
+
+
+def _visible(row: Row, fraction: float, start: float) -> np.ndarray:
+    """A quantile of the smoothed curves, within what a logarithmic axis can show.
+
+    Infinite losses are drawn along the top of the panel, zero along its bottom.
+    """
+    initial = np.asarray(row.curve.initial.train_loss)[:, None]
+    curves = np.concatenate([initial, smooth(row.curve.train_loss)], axis=1)
+    return np.clip(quantile(curves, fraction), 0.5 * start * _DEPTH, 4.0 * start)

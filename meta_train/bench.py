@@ -1,0 +1,145 @@
+"""Benchmarks: figures that can be measured again with one command."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from l2o.learned import ARCHITECTURES
+from meta_train.build import build_trainer, state_sharding
+from meta_train.config import EstimatorConfig, OuterConfig, TrainConfig
+from meta_train.devices import use_all_cores
+from tasks.base import TaskFamily
+
+
+WINDOW = 50
+REPEATS = 9
+
+
+def meta_training(optimizer: str, pairs: int) -> dict[str, Any]:
+    """Rate of meta-training on the 64-32-10 digits task, batch 64, window 50.
+
+    The ceiling is measured in the same process: `2 * pairs` vmapped trainings of the
+    same task with the same sampling of batches, each step `params - lr * grad`. It is
+    taken in two layouts, as one program over all particles on one device and in blocks
+    over all devices as meta-training itself runs, and the faster one counts.
+
+    Args:
+        optimizer: a name of `ARCHITECTURES`, at its default sizes.
+        pairs: antithetic pairs.
+
+    Returns:
+        `inner_steps_per_second` (median over repetitions), the same of the ceiling, the
+        fraction, `compile_seconds` (tracing and compiling an outer step) and
+        `peak_memory_bytes` (resident, of the process).
+    """
+    if optimizer not in ARCHITECTURES:
+        raise ValueError(
+            f"optimizer must be one of {', '.join(ARCHITECTURES)}, got {optimizer!r}"
+        )
+    use_all_cores()
+    config = TrainConfig(
+        name="bench",
+        optimizer={"arch": optimizer},
+        task={"family": "image_mlp", "data": "digits", "hidden": [32]},
+        schedule={"kind": "log_uniform", "shortest": 100, "longest": 1000},
+        estimator=EstimatorConfig(pairs=pairs, block=_block(pairs), window=WINDOW),
+        outer=OuterConfig(steps=1, steps_per_dispatch=1),
+    )
+    trainer = build_trainer(config)
+    init = jax.jit(lambda trainer, key: trainer.init(key))
+    state = init(trainer, jax.random.key(0))
+    state = jax.device_put(state, state_sharding(trainer.estimator.mesh, state))
+    began = time.perf_counter()
+    step = jax.jit(lambda trainer, state: trainer.step(state), donate_argnums=1)
+    compiled = step.lower(trainer, state).compile()
+    compile_seconds = time.perf_counter() - began
+
+    def outer_step() -> None:
+        nonlocal state
+        state, metrics = compiled(trainer, state)
+        jax.block_until_ready(metrics)
+
+    inner_steps = 2 * pairs * WINDOW
+    seconds = _median_seconds(outer_step)
+    ceiling = _sgd_rate(trainer.estimator.family, pairs)
+    return {
+        "optimizer": optimizer,
+        "pairs": pairs,
+        "inner_steps_per_second": inner_steps / seconds,
+        "sgd_inner_steps_per_second": ceiling,
+        "fraction_of_sgd": inner_steps / seconds / ceiling,
+        "compile_seconds": compile_seconds,
+        "peak_memory_bytes": _peak_memory(),
+        "devices": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
+    }
+
+
+def _block(pairs: int) -> int:
+    """The largest block of at most 4 pairs that divides them."""
+    return max(n for n in (1, 2, 4) if pairs % n == 0)
+
+
+def _median_seconds(call: Callable[[], None]) -> float:
+    call()
+    seconds = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - began)
+    return sorted(seconds)[REPEATS // 2]
+
+
+def _sgd_rate(family: TaskFamily, pairs: int) -> float:
+    """Inner steps a second of plain SGD, without an evolution strategy."""
+    learning_rate = 0.1
+
+    def one(family: TaskFamily, key: jax.Array) -> Any:
+        task = family.task(family.sample(key))
+
+        def body(params: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+            batch = task.batch(key, "train")
+            (loss, _), grads = jax.value_and_grad(task.loss, has_aux=True)(
+                params, key, batch
+            )
+            move = lambda p, g: p - learning_rate * g
+            return jax.tree.map(move, params, grads), loss
+
+        return jax.lax.scan(body, task.init(key), jax.random.split(key, WINDOW))
+
+    def vmapped(family: TaskFamily, keys: jax.Array) -> Any:
+        return jax.vmap(lambda key: one(family, key))(keys)
+
+    def spread(family: TaskFamily, keys: jax.Array) -> Any:
+        mesh = jax.make_mesh((len(jax.devices()),), ("particles",))
+        spec = jax.sharding.PartitionSpec
+        return jax.shard_map(
+            vmapped,
+            mesh=mesh,
+            in_specs=(spec(), spec("particles")),
+            out_specs=spec("particles"),
+            check_vma=False,
+        )(family, keys)
+
+    layouts = [vmapped]
+    if 2 * pairs % len(jax.devices()) == 0:
+        layouts.append(spread)
+    rates = []
+    for layout in layouts:
+        run = jax.jit(layout)
+        keys = jax.random.split(jax.random.key(1), 2 * pairs)
+        seconds = _median_seconds(lambda: jax.block_until_ready(run(family, keys)))
+        rates.append(2 * pairs * WINDOW / seconds)
+    return max(rates)
+
+
+def _peak_memory() -> int:
+    """Largest resident size of this process, or of the device where it keeps count."""
+    statistics = jax.devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in statistics:
+        return statistics["peak_bytes_in_use"]
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes if sys.platform == "darwin" else kilobytes * 1024

@@ -1,0 +1,209 @@
+"""The command line: `l2o train`, `l2o eval`, `l2o list`, `l2o bench`.
+
+Exit status 0 done, 1 failed, 2 wrong usage. An error is one line on stderr.
+"""
+
+import contextlib
+import io
+import json
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg, subcommand
+
+
+Overrides = Annotated[UseAppendAction[list[str]], arg(name="set", metavar="A.B=VALUE")]
+
+
+@dataclass(frozen=True)
+class Common:
+    """What every command takes."""
+
+    _: KW_ONLY
+    json: bool = False
+    """Print one JSON object on stdout and nothing else."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclass(frozen=True)
+class Train(Common):
+    """Meta-train a learned optimizer, save it and evaluate it."""
+
+    config: Annotated[Positional[str], arg(metavar="CONFIG")] = ""
+    """A packaged config or a TOML file. Default: the run's own with --resume, else small."""
+    overrides: Overrides = field(default_factory=list)
+    """Change a field of the config; repeatable."""
+    out: Annotated[str, arg(metavar="DIR")] = ""
+    """Directory of the run. Default: runs/NAME, numbered if taken."""
+    resume: bool = False
+    """Continue the run in that directory, bit for bit."""
+
+
+@dataclass(frozen=True)
+class Eval(Common):
+    """Judge learned optimizers on a suite, beside tuned baselines."""
+
+    optimizers: Annotated[Positional[list[str]], arg(metavar="OPTIMIZER")] = field(
+        default_factory=list
+    )
+    """Released optimizers by name, or directories."""
+    suite: str = "digits"
+    """What to judge on; see l2o list suites."""
+    out: Annotated[str, arg(metavar="DIR")] = ""
+    """Where to leave report.json, report.txt and curves.png. Default: reports/SUITE."""
+
+
+@dataclass(frozen=True)
+class List(Common):
+    """List what there is."""
+
+    what: Positional[
+        Literal["all", "optimizers", "architectures", "tasks", "suites", "configs"]
+    ] = "all"
+    """Of what kind."""
+
+
+@dataclass(frozen=True)
+class Bench(Common):
+    """Inner steps per second of meta-training, against plain SGD in the same process."""
+
+    what: Positional[Literal["meta-training"]]
+    """The benchmark."""
+    optimizer: Literal["small_fc", "velo", "lstm"] = "small_fc"
+    """The architecture, at the sizes that the targets are stated for."""
+    pairs: int = 8
+    """Antithetic pairs."""
+
+
+Command = (
+    Annotated[Train, subcommand("train")]
+    | Annotated[Eval, subcommand("eval")]
+    | Annotated[List, subcommand("list")]
+    | Annotated[Bench, subcommand("bench")]
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line.
+
+    Args:
+        argv: the arguments; those of the process when None.
+
+    Returns:
+        The exit status.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = _parse(arguments)
+    if isinstance(command, int):
+        return command
+    try:
+        return _RUN[type(command)](command)
+    except Exception as error:
+        if command.debug:
+            traceback.print_exc()
+        print(f"l2o: error: {_one_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("l2o: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parse(arguments: Sequence[str]) -> Any:
+    """The command, or an exit status."""
+    # tyro draws its errors in a box; an error here is one line.
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(
+                Command,
+                args=arguments,
+                prog="l2o",
+                description=__doc__.splitlines()[0] if __doc__ else "",
+                config=(FlagCreatePairsOff,),
+            )
+    except SystemExit as stop:
+        text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]+", "\n", box.getvalue())
+        lines = [" ".join(line.split()) for line in text.splitlines()]
+        # The first line is the title of the box.
+        message = " ".join([line for line in lines if line][1:])
+        if message:
+            print(f"l2o: error: {message}", file=sys.stderr)
+        return stop.code if isinstance(stop.code, int) else 2
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    known = isinstance(error, ValueError | OSError | ArithmeticError)
+    return text if known else f"{type(error).__name__}: {text}"
+
+
+def _train(command: Train) -> int:
+    from meta_train.commands import train
+
+    return train(
+        config=command.config,
+        overrides=command.overrides,
+        out=command.out,
+        resume=command.resume,
+        as_json=command.json,
+    )
+
+
+def _eval(command: Eval) -> int:
+    from meta_train.commands import evaluate
+
+    if not command.optimizers:
+        print("l2o: error: eval needs at least one OPTIMIZER", file=sys.stderr)
+        return 2
+    return evaluate(
+        optimizers=command.optimizers,
+        suite_name=command.suite,
+        out=Path(command.out or Path("reports") / command.suite),
+        as_json=command.json,
+    )
+
+
+def _list(command: List) -> int:
+    from meta_train.commands import listing
+
+    entries = listing(command.what)
+    if command.json:
+        print(json.dumps(entries))
+        return 0
+    for kind, rows in entries.items():
+        print(f"{kind}:")
+        width = max(map(len, rows), default=0)
+        for name, text in rows.items():
+            print(f"  {name:{width}}  {text}".rstrip())
+    return 0
+
+
+def _bench(command: Bench) -> int:
+    from meta_train.bench import meta_training
+
+    result = meta_training(command.optimizer, command.pairs)
+    if command.json:
+        print(json.dumps(result))
+    else:
+        for name, value in result.items():
+            print(
+                f"{name}: {value:,.3f}"
+                if isinstance(value, float)
+                else f"{name}: {value}"
+            )
+    return 0
+
+
+_RUN: dict[type, Any] = {
+    Train: _train,
+    Eval: _eval,
+    List: _list,
+    Bench: _bench,
+}

@@ -1,0 +1,253 @@
+"""What the commands do."""
+
+import contextlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import l2o
+from l2o import released
+from l2o.checkpoint import theta_sha256
+from l2o.config import build, nearest
+from l2o.learned import ARCHITECTURES
+from l2o.storage import read_manifest
+from meta_test import report as reports
+from meta_test.evaluate import Progress as Cells, Report, evaluate as judge
+from meta_test.optimizers import BASELINES, Contender, baselines, learned
+from meta_test.suites import SUITES, Suite
+from meta_train import config as configs
+from meta_train.build import build_trainer
+from meta_train.config import TrainConfig
+from meta_train.devices import use_all_cores
+from meta_train.directory import RunDirectory, free_directory, newest_directory
+from meta_train.progress import progress
+from meta_train.run import RunResult, run
+from meta_train.signals import Interrupted, StopSignal
+from tasks import FAMILIES
+
+
+RUNS = Path("runs")
+"""Where runs go that are given no directory."""
+
+
+def train(
+    *, config: str, overrides: Sequence[str], out: str, resume: bool, as_json: bool
+) -> int:
+    """`l2o train`: meta-train, save, evaluate, say where everything is."""
+    began = time.monotonic()
+    use_all_cores()
+    settings, directory = _locate(config, overrides, out, resume)
+    # Before anything is written: a config that cannot be built leaves no trace.
+    trainer = build_trainer(settings)
+    again = f"l2o train --resume --out {directory.path}"
+    with StopSignal() as stop, directory.locked():
+        if directory.has_run and resume:
+            directory.require_same_config(settings)
+            if directory.is_finished(settings):
+                _say(f"the run in {directory.path} is finished, nothing to resume")
+                _print_json(as_json, _summary(directory, finished=True))
+                return 0
+        with progress("meta-training") as bar:
+            bar.line(f"run directory: {directory.path}")
+            result = run(
+                settings, trainer, directory, resume=resume, stop=stop, progress=bar
+            )
+        if not result.finished:
+            _say(
+                f"stopped by {result.stopped_by} at outer step {result.step} of "
+                f"{settings.outer.steps}, all is saved; to continue: {again}"
+            )
+            _print_json(as_json, _summary(directory, finished=False, result=result))
+            return 0
+        report = None
+        if settings.suite:
+            try:
+                report = _judge(
+                    [_contender(str(directory.optimizer), settings.name)],
+                    suite(settings.suite),
+                    directory.report,
+                    stop,
+                )
+            except Interrupted as signal:
+                _say(
+                    f"stopped by {signal} during the evaluation, the optimizer is saved "
+                    f"in {directory.optimizer}; to evaluate it: {again}"
+                )
+                _print_json(as_json, _summary(directory, finished=False, result=result))
+                return 0
+    if report is not None and not as_json:
+        reports.print_report(report, sys.stdout)
+    _say(f"optimizer: {directory.optimizer}")
+    _say(f"metrics:   {directory.metrics}")
+    if report is not None:
+        _say(f"report:    {directory.report / 'report.json'}")
+        _say(f"curves:    {directory.report / 'curves.png'}")
+    _say(f"done in {time.monotonic() - began:.0f} s")
+    _print_json(as_json, _summary(directory, finished=True, result=result))
+    return 0
+
+
+def evaluate(
+    *, optimizers: Sequence[str], suite_name: str, out: Path, as_json: bool
+) -> int:
+    """`l2o eval`: judge learned optimizers beside all baselines."""
+    chosen = suite(suite_name)
+    contenders = [_contender(source) for source in optimizers]
+    with StopSignal() as stop:
+        try:
+            report = _judge(contenders, chosen, out, stop)
+        except Interrupted as signal:
+            _say(f"stopped by {signal}, no report was written")
+            return 0
+    if as_json:
+        print(json.dumps(reports.as_json(report), allow_nan=False))
+    else:
+        reports.print_report(report, sys.stdout)
+    _say(f"report:    {out / 'report.json'}")
+    _say(f"curves:    {out / 'curves.png'}")
+    return 0
+
+
+def listing(what: str) -> dict[str, dict[str, str]]:
+    """`l2o list`: names and a line on each, by kind."""
+
+    def first_line(thing: Any) -> str:
+        return (thing.__doc__ or "").strip().splitlines()[0]
+
+    def checkpoint(name: str) -> str:
+        manifest = read_manifest(released.find(name))
+        return (
+            f"{manifest['architecture']}, {manifest['num_meta_parameters']:,} "
+            f"meta-parameters, {manifest['licence']}"
+        )
+
+    def cells(chosen: Suite) -> str:
+        return f"version {chosen.version}, {len(chosen.cells)} cells"
+
+    entries = {
+        "optimizers": {n: checkpoint(n) for n in released.names()},
+        "baselines": {
+            n: "learning rates " + ", ".join(f"{r:g}" for r in b.learning_rates)
+            for n, b in BASELINES.items()
+        },
+        "architectures": {n: first_line(c) for n, c in ARCHITECTURES.items()},
+        "tasks": {n: first_line(c) for n, c in FAMILIES.items()},
+        "suites": {n: cells(s) for n, s in SUITES.items()},
+        "configs": {n: _describe(configs.load(n)) for n in configs.names()},
+    }
+    if what == "all":
+        return entries
+    if what == "optimizers":
+        return {kind: entries[kind] for kind in ("optimizers", "baselines")}
+    return {what: entries[what]}
+
+
+def suite(name: str) -> Suite:
+    """The suite of that name."""
+    if name not in SUITES:
+        raise ValueError(
+            f"a suite must be one of {', '.join(SUITES)}, "
+            f"got {name!r}{nearest(name, SUITES)}"
+        )
+    return SUITES[name]
+
+
+def _locate(
+    config: str, overrides: Sequence[str], out: str, resume: bool
+) -> tuple[TrainConfig, RunDirectory]:
+    """What to run, and where."""
+    if resume and out and not config:
+        directory = RunDirectory(Path(out))
+        if not directory.has_run:
+            raise ValueError(f"--resume needs a directory that holds a run, got {out}")
+        mapping = directory.recorded_config()
+        settings = build(TrainConfig, mapping, where=f"{out}/config.json")
+        if overrides:
+            raise ValueError(
+                f"a run must be resumed with its own config, got --set {overrides[0]}"
+            )
+        return settings, directory
+    settings = configs.load(config or configs.DEFAULT, overrides)
+    if out:
+        return settings, RunDirectory(Path(out))
+    choose = newest_directory if resume else free_directory
+    return settings, RunDirectory(choose(RUNS, settings.name))
+
+
+def _contender(source: str, name: str = "") -> Contender:
+    lopt, theta = l2o.load(source)
+    manifest = read_manifest(released.find(source))
+    return learned(
+        name or manifest["name"],
+        lopt,
+        theta,
+        theta_sha256=theta_sha256(theta),
+        config_hash=manifest["config_hash"],
+        compute=manifest["compute"],
+    )
+
+
+def _judge(
+    contenders: Sequence[Contender], chosen: Suite, out: Path, stop: StopSignal
+) -> Report:
+    """Evaluates and writes the report, whole or not at all."""
+    with progress("evaluation") as bar:
+
+        def on_progress(cells: Cells) -> None:
+            stop.check()
+            facts = {"cell": cells.cell.name, "optimizer": cells.contender.name}
+            bar.update(cells.done, cells.total, facts)
+
+        report = judge([*contenders, *baselines()], chosen, on_progress=on_progress)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    reports.write(report, partial)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(out)
+    partial.rename(out)
+    return report
+
+
+def _summary(
+    directory: RunDirectory, *, finished: bool, result: RunResult | None = None
+) -> dict[str, Any]:
+    """What `l2o train --json` prints."""
+    summary: dict[str, Any] = {"directory": str(directory.path), "finished": finished}
+    if result is not None:
+        summary |= {
+            "outer_steps": result.step,
+            "inner_steps": result.inner_steps,
+            "seconds": round(result.seconds, 3),
+            "last": result.last,
+        }
+    if directory.optimizer.is_dir():
+        manifest = read_manifest(directory.optimizer)
+        summary |= {
+            "optimizer": str(directory.optimizer),
+            "theta_sha256": manifest["theta_sha256"],
+        }
+    if directory.report.is_dir():
+        path = directory.report / "report.json"
+        summary["report"] = json.loads(path.read_text(encoding="utf-8"))
+    return summary
+
+
+def _describe(config: TrainConfig) -> str:
+    return (
+        f"{config.optimizer.get('arch')} on {config.task.get('family')}, "
+        f"{config.outer.steps:,} outer steps, {config.estimator.pairs} pairs"
+    )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _print_json(wanted: bool, content: dict[str, Any]) -> None:
+    if wanted:
+        print(json.dumps(content, allow_nan=False))

@@ -1,0 +1,55 @@
+"""The contract of meta-gradient estimators."""
+
+import abc
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class MetaGradient(NamedTuple):
+    """An estimate of the gradient of the meta-loss, and what is known about it."""
+
+    gradient: jax.Array  # shape=(size of theta,), dtype=jnp.float32
+    meta_loss: jax.Array  # shape=(): mean over the particles whose loss is finite
+    valid: jax.Array  # shape=(), int32: contributions that counted
+    non_finite: jax.Array  # shape=(), int32: contributions left out as not finite
+    restarts: jax.Array  # shape=(), int32: problems that began with this window
+
+
+class GradientEstimator(abc.ABC):
+    """Estimates a meta-gradient from a window of unrolls.
+
+    Theta is one flat vector here: noise, credit and sums are then single arrays, and a
+    collective moves one of them instead of twenty.
+    """
+
+    @abc.abstractmethod
+    def init(self, theta: jax.Array, key: jax.Array) -> Any:
+        """State of all particles before the first window."""
+
+    @abc.abstractmethod
+    def estimate(
+        self, theta: jax.Array, state: Any, key: jax.Array, outer_step: jax.Array
+    ) -> tuple[MetaGradient, Any]:
+        """One window of every particle.
+
+        Args:
+            theta: `[size]`.
+            state: from `init` or the last call.
+            key: of this outer step.
+            outer_step: int32, for schedules that move.
+
+        Returns:
+            The estimate and the next state.
+        """
+
+
+def fixed_order_sum(rows: jax.Array) -> jax.Array:
+    """Sums over the leading axis one row after another.
+
+    The order of a plain sum is up to the compiler and changes with the number of
+    devices, and with it the last bits of theta.
+    """
+    zero = jnp.zeros(rows.shape[1:], rows.dtype)
+    return jax.lax.scan(lambda total, row: (total + row, None), zero, rows)[0]

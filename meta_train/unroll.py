@@ -1,0 +1,84 @@
+"""One inner problem in flight, and the loop that moves it."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from l2o.learned.base import LearnedOptimizer, Theta
+from tasks.base import TaskFamily
+
+
+class UnrollState(NamedTuple):
+    """An inner problem between two windows."""
+
+    spec: Any  # which task of the family
+    params: Any  # the task's parameters
+    opt_state: Any  # the learned optimizer's state
+    step: jax.Array  # shape=(), int32: inner steps made
+    horizon: jax.Array  # shape=(), int32: inner steps in all
+    key: jax.Array  # of the batches: step t uses fold_in(key, t)
+
+
+def start(
+    family: TaskFamily,
+    lopt: LearnedOptimizer,
+    theta: Theta,
+    horizon: jax.Array,
+    key: jax.Array,
+) -> UnrollState:
+    """Draws a task of the family and its initial parameters."""
+    spec_key, init_key, batch_key = jax.random.split(key, 3)
+    spec = family.sample(spec_key)
+    params = family.task(spec).init(init_key)
+    return UnrollState(
+        spec=spec,
+        params=params,
+        opt_state=lopt.with_theta(theta, num_steps=horizon).init(params),
+        step=jnp.zeros((), jnp.int32),
+        horizon=horizon,
+        key=batch_key,
+    )
+
+
+def unroll(
+    family: TaskFamily,
+    lopt: LearnedOptimizer,
+    theta: Theta,
+    state: UnrollState,
+    window: int,
+) -> tuple[UnrollState, jax.Array]:
+    """Makes `window` inner steps with the optimizer that theta defines.
+
+    Args:
+        family: the distribution that the problem is of.
+        lopt: the architecture; static.
+        theta: its meta-parameters.
+        state: the problem; its horizon is a multiple of `window`, so that it does not
+            end within.
+        window: number of inner steps; static.
+
+    Returns:
+        The state after the window, and the normalised training loss before each step,
+        `[window]`.
+    """
+    task = family.task(state.spec)
+    tx = lopt.with_theta(theta, num_steps=state.horizon)
+    value_and_grad = jax.value_and_grad(task.loss, has_aux=True)
+
+    def body(carry: Any, step: jax.Array) -> tuple[Any, jax.Array]:
+        params, opt_state = carry
+        batch_key, loss_key = jax.random.split(jax.random.fold_in(state.key, step))
+        batch = task.batch(batch_key, "train")
+        (loss, _), grads = value_and_grad(params, loss_key, batch)
+        updates, opt_state = tx.update(grads, opt_state, params, value=loss)
+        return (optax.apply_updates(params, updates), opt_state), task.normalise(loss)
+
+    (params, opt_state), losses = jax.lax.scan(
+        body,
+        (state.params, state.opt_state),
+        state.step + jnp.arange(window, dtype=jnp.int32),
+    )
+    state = state._replace(params=params, opt_state=opt_state, step=state.step + window)
+    return state, losses

@@ -1,0 +1,91 @@
+"""Quadratic bowls with a sampled spectrum."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tasks.base import Batch, Params, Split, Task, TaskFamily
+from tasks.checks import require_range, require_sizes
+from tasks.sampling import log_uniform
+
+
+class QuadraticSpec(NamedTuple):
+    """What differs between the tasks of a family."""
+
+    eigenvalues: jax.Array  # [dim], positive
+    rotation: jax.Array  # [dim, dim], orthogonal: columns are the eigenvectors
+    minimiser: jax.Array  # [dim]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Quadratic(TaskFamily):
+    r"""Minimise $f(x) = \tfrac12 (x - x^*)^T Q \Lambda Q^T (x - x^*)$ under noise.
+
+    A batch is a noise vector n, normal of deviation `noise`, and the loss on it is
+    $f(x) + n^T (x - x^*)$: the gradient's noise has a covariance that does not depend
+    on x. Evaluation averages it out.
+
+    Attributes:
+        dim: number of parameters.
+        spectrum: range of the eigenvalues, sampled log-uniformly and independently.
+        noise: deviation of the gradient's noise per parameter.
+    """
+
+    dim: int = dataclasses.field(default=32, metadata={"static": True})
+    spectrum: tuple[float, float] = dataclasses.field(
+        default=(1e-2, 1.0), metadata={"static": True}
+    )
+    noise: float = dataclasses.field(default=0.0, metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        require_sizes("quadratic.dim", [self.dim])
+        require_range("quadratic.spectrum", self.spectrum)
+        if not self.noise >= 0:
+            raise ValueError(
+                f"quadratic.noise must not be negative, got {self.noise!r}"
+            )
+
+    def sample(self, key: jax.Array) -> QuadraticSpec:
+        spectrum_key, rotation_key, minimiser_key = jax.random.split(key, 3)
+        return QuadraticSpec(
+            eigenvalues=log_uniform(spectrum_key, self.spectrum, (self.dim,)),
+            rotation=jax.random.orthogonal(rotation_key, self.dim),
+            minimiser=jax.random.normal(minimiser_key, (self.dim,)),
+        )
+
+    def nominal(self) -> QuadraticSpec:
+        """Eigenvalues evenly spaced in the logarithm, axis-aligned, minimum at one."""
+        low, high = self.spectrum
+        return QuadraticSpec(
+            eigenvalues=jnp.geomspace(low, high, self.dim, dtype=jnp.float32),
+            rotation=jnp.eye(self.dim),
+            minimiser=jnp.ones((self.dim,)),
+        )
+
+    def task(self, spec: QuadraticSpec) -> Task:
+        def init(key: jax.Array) -> Params:
+            return {"x": jax.random.normal(key, (self.dim,))}
+
+        def batch(key: jax.Array, split: Split) -> Batch:
+            del split  # Fresh noise is unseen noise.
+            return self.noise * jax.random.normal(key, (self.dim,))
+
+        def loss(
+            params: Params, key: jax.Array, batch: Batch
+        ) -> tuple[jax.Array, dict[str, jax.Array]]:
+            del key  # All randomness is in the batch.
+            away = params["x"] - spec.minimiser
+            along = spec.rotation.T @ away
+            value = 0.5 * jnp.sum(spec.eigenvalues * jnp.square(along))
+            return value + jnp.dot(batch, away), {}
+
+        def normalise(loss: jax.Array) -> jax.Array:
+            # The expected loss at initialisation, with the minimiser where it is.
+            distance = 1.0 + jnp.square(spec.rotation.T @ spec.minimiser)
+            start = 0.5 * jnp.sum(spec.eigenvalues * distance)
+            return jnp.where(jnp.isfinite(loss), jnp.minimum(loss / start, 2.0), loss)
+
+        return Task(init=init, batch=batch, loss=loss, normalise=normalise)

@@ -1,0 +1,73 @@
+"""What tests of several packages share. Imports none of them."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+
+ROOT = Path(__file__).parent.parent
+# Recorded whether or not the persistent cache has the program; the same in JAX 0.10
+# and 0.12.
+_COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+
+
+@contextlib.contextmanager
+def count_compiles() -> Iterator[list[str]]:
+    """Collects the names of the programs that are compiled inside the block."""
+    names: list[str] = []
+
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        del duration_secs
+        if event == _COMPILE_EVENT:
+            names.append(str(kwargs.get("fun_name", "?")))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield names
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@contextlib.contextmanager
+def assert_no_recompile() -> Iterator[None]:
+    """Fails when anything is compiled inside the block.
+
+    Make the arguments before the block, and call the function once: `jnp.ones(3)` and
+    `jax.random.key(0)` are programs too.
+    """
+    with count_compiles() as names:
+        yield
+    if names:
+        pytest.fail(f"compiled again: {', '.join(names)}")
+
+
+def run_python(code: str, *, devices: int = 1, timeout: float = 100.0) -> str:
+    """Runs `code` in a new interpreter and returns what it prints on stdout.
+
+    For what one process cannot show: an import on its own, several devices, another
+    environment. The tests' own process has one device, as most users have.
+
+    Args:
+        code: a program; a failed `assert` in it fails the test.
+        devices: number of virtual CPU devices.
+        timeout: in seconds.
+    """
+    path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    if done.returncode:
+        pytest.fail(f"exit status {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout

@@ -1,0 +1,200 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from meta_test.inner_loop import (
+    EVALUATION_DOMAIN,
+    Curve,
+    derive_keys,
+    evaluate_params,
+    run,
+    run_grid,
+)
+from meta_test.optimizers import BASELINES, WithCosineDecay, baseline
+from tests.helpers import assert_no_recompile
+from tests.meta_test.problems import Constant, line
+
+
+NUM_RECORDS, RECORD_EVERY, EVAL_BATCHES = 4, 3, 2
+NUM_STEPS = NUM_RECORDS * RECORD_EVERY
+SIZES = {"num_records": NUM_RECORDS, "eval_batches": EVAL_BATCHES}
+
+
+def by_hand(family, spec, tx, keys) -> Curve:
+    """The definition of the inner loop, as one would write it in a script."""
+    task = family.task(spec)
+    params = task.init(keys.init)
+    state = tx.init(params)
+    initial = evaluate_params(task, params, keys.evaluation, EVAL_BATCHES)
+    losses = []
+    for t in range(NUM_STEPS):
+        batch_key, loss_key = jax.random.split(jax.random.fold_in(keys.steps, t))
+        (loss, _), grads = jax.value_and_grad(task.loss, has_aux=True)(
+            params, loss_key, task.batch(batch_key, "train")
+        )
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        losses.append(loss)
+    means = jnp.stack(losses).reshape(NUM_RECORDS, RECORD_EVERY).mean(axis=1)
+    final = evaluate_params(task, params, keys.evaluation, EVAL_BATCHES)
+    return Curve(initial, means, final)
+
+
+@pytest.mark.parametrize(
+    ("make", "tx"),
+    [
+        (Constant(), optax.sgd(0.1)),
+        (
+            WithCosineDecay(optax.adam),
+            optax.adam(optax.cosine_decay_schedule(0.1, NUM_STEPS)),
+        ),
+    ],
+    ids=["sgd", "adam-cosine"],
+)
+def test_equals_a_python_loop(make, tx):
+    family, keys = line(0.7, noise=0.3), derive_keys(4)
+    spec = family.nominal()
+    found = run(
+        family, spec, make, jnp.float32(0.1), keys, record_every=RECORD_EVERY, **SIZES
+    )
+    expected = by_hand(family, spec, tx, keys)
+    for ours, theirs in zip(
+        jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_sgd_on_a_line_follows_the_closed_form():
+    family, keys = line(0.5), derive_keys(0)
+    spec = family.nominal()
+    curve = run(
+        family,
+        spec,
+        Constant(),
+        jnp.float32(0.2),
+        keys,
+        num_records=6,
+        record_every=1,
+        eval_batches=1,
+    )
+    away = family.task(spec).init(keys.init)["x"] - spec.minimiser
+    expected = 0.25 * (away * (1 - 0.5 * 0.2) ** np.arange(7)) ** 2
+    np.testing.assert_allclose(curve.train_loss, expected[:6], rtol=1e-5)
+    np.testing.assert_allclose(curve.final.test_loss, expected[6], rtol=1e-5)
+
+
+def test_grid_equals_a_loop_over_candidates_and_seeds():
+    family = line(0.7, noise=0.3)
+    rates, seeds = jnp.array([0.1, 0.3]), jnp.arange(3)
+    specs = jax.vmap(lambda s: family.sample(derive_keys(s).task))(seeds)
+    grid = run_grid(
+        family, specs, Constant(), rates, seeds, record_every=RECORD_EVERY, **SIZES
+    )
+    assert grid.train_loss.shape == (2, 3, NUM_RECORDS)
+    for i, rate in enumerate(rates):
+        for j, seed in enumerate(seeds):
+            one = run(
+                family,
+                jax.tree.map(lambda x, j=j: x[j], specs),
+                Constant(),
+                rate,
+                derive_keys(seed),
+                record_every=RECORD_EVERY,
+                **SIZES,
+            )
+            for ours, theirs in zip(
+                jax.tree.leaves(grid), jax.tree.leaves(one), strict=True
+            ):
+                np.testing.assert_allclose(ours[i, j], theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_steps_do_not_depend_on_how_they_are_recorded():
+    family = line(0.7, noise=0.3)
+    coarse, fine = (
+        run(
+            family,
+            family.nominal(),
+            Constant(),
+            jnp.float32(0.1),
+            derive_keys(0),
+            num_records=num_records,
+            record_every=12 // num_records,
+            eval_batches=2,
+        )
+        for num_records in (3, 12)
+    )
+    np.testing.assert_allclose(
+        coarse.final.train_loss, fine.final.train_loss, rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        coarse.train_loss, fine.train_loss.reshape(3, 4).mean(axis=1), rtol=1e-6
+    )
+
+
+def test_a_task_without_accuracy_has_nan_accuracy():
+    task = line().task(line().nominal())
+    result = evaluate_params(task, {"x": jnp.float32(1.0)}, jax.random.key(0), 3)
+    assert np.isnan(result.train_accuracy)
+    assert result.train_loss == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_baseline_learns(name):
+    family, contender = line(), baseline(name)
+    specs = jax.vmap(lambda _: family.nominal())(jnp.arange(2))
+    curve = run_grid(
+        family,
+        specs,
+        contender.make,
+        contender.candidates,
+        jnp.arange(2),
+        num_records=5,
+        record_every=20,
+        eval_batches=1,
+    )
+    assert len(contender.labels) >= 7
+    best = jnp.nanmin(jnp.median(curve.final.train_loss, axis=1))
+    assert best < 1e-2 * jnp.median(curve.initial.train_loss)
+
+
+def test_another_length_or_curvature_compiles_nothing():
+    rates, seeds = jnp.array([0.1]), jnp.arange(2)
+    families = line(1.0), line(2.0)
+    specs = jax.vmap(lambda _: families[0].nominal())(seeds)
+
+    def grid(family, record_every):
+        out = run_grid(
+            family,
+            specs,
+            Constant(),
+            rates,
+            seeds,
+            num_records=4,
+            record_every=record_every,
+            eval_batches=1,
+        )
+        return jax.block_until_ready(out)
+
+    grid(families[0], 2)
+    with assert_no_recompile():
+        grid(families[1], 50)
+
+
+def test_keys_are_in_a_domain_of_their_own():
+    # Meta-training starts from key(seed) and folds in small counts.
+    ours = {
+        tuple(np.asarray(jax.random.key_data(key)).tolist())
+        for seed in range(20)
+        for key in derive_keys(seed)
+    }
+    theirs = {
+        tuple(np.asarray(jax.random.key_data(key)).tolist())
+        for seed in range(20)
+        for root in [jax.random.key(seed)]
+        for key in [root, *jax.random.split(root, 4), jax.random.fold_in(root, 1)]
+    }
+    assert len(ours) == 80
+    assert not ours & theirs
+    assert EVALUATION_DOMAIN > 2**20

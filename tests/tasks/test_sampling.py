@@ -1,0 +1,22 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tasks.sampling import log_uniform
+
+
+@pytest.mark.statistical
+def test_log_uniform_is_uniform_in_the_logarithm():
+    """4,096 draws: 0.03 is 6.7 standard errors of the mean; false alarms 1e-10."""
+    draws = log_uniform(jax.random.key(0), (1e-3, 1e3), (4096,))
+    assert draws.dtype == jnp.float32
+    assert draws.min() >= 1e-3 * (1 - 1e-5)
+    assert draws.max() <= 1e3 * (1 + 1e-5)
+    position = (np.log10(draws) + 3) / 6
+    assert float(position.mean()) == pytest.approx(0.5, abs=0.03)
+    assert float(position.var()) == pytest.approx(1 / 12, abs=0.01)
+
+
+def test_a_range_of_one_value_gives_that_value():
+    assert float(log_uniform(jax.random.key(0), (1.0, 1.0))) == 1.0
