@@ -183,10 +183,13 @@ def _panel(axes: "Axes", report: Report, cell: Cell, styles: dict[str, Stroke]) 
 
 
 def _visible(row: Row, fraction: float, start: float) -> np.ndarray:
-    """A quantile of the smoothed curves, within what a logarithmic axis can show.
+    """A quantile of the curves from step 0 on, as a logarithmic axis can show it.
 
-    Infinite losses are drawn along the top of the panel, zero along its bottom.
+    Infinite losses are drawn along the top of the panel, zero along its bottom. The
+    smoothing is of the logarithm, which leaves straight descents straight.
     """
     initial = np.asarray(row.curve.initial.train_loss)[:, None]
-    curves = np.concatenate([initial, smooth(row.curve.train_loss)], axis=1)
-    return np.clip(quantile(curves, fraction), 0.5 * start * _DEPTH, 4.0 * start)
+    curves = np.concatenate([initial, row.curve.train_loss], axis=1)
+    finite = np.where(np.isfinite(curves), curves, np.inf)
+    shown = np.clip(finite, 0.5 * start * _DEPTH, 4.0 * start)
+    return quantile(np.exp(smooth(np.log(shown))), fraction)

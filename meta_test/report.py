@@ -36,8 +36,8 @@ CONVENTIONS = {
     "loss is 'inf' and their accuracy 0",
     "tuning": "of each contender's candidates, the one with the lowest median final "
     "train loss over the reported seeds; learned optimizers have one candidate",
-    "tuned_on_test": "the candidate with the lowest median final test loss instead; the "
-    "summary compares test losses with this one",
+    "tuned_on_test": "the candidate with the lowest median final test loss instead; "
+    "the summary compares test losses with this one",
     "steps_to_reference": f"steps until the smoothed train curve is where the best "
     f"{REFERENCE}'s median curve ends; a null quartile means more than `bound` steps",
     "curves": "quartiles over seeds of the mean train loss since the last record, at "
@@ -88,6 +88,7 @@ def print_report(report: Report, stream: TextIO) -> None:
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console(file=stream)
     for cell in report.suite.cells:
@@ -95,9 +96,10 @@ def print_report(report: Report, stream: TextIO) -> None:
         for name in COLUMNS:
             table.add_column(name, no_wrap=name == "optimizer")
         for line in cell_rows(report, cell):
-            table.add_row(*line, style="bold" if line[0].endswith("*") else None)
+            # Quartiles on a line of their own, and not read as markup: [inf, inf].
+            texts = [Text(value.replace(" [", "\n[")) for value in line]
+            table.add_row(*texts, style="bold" if line[0].endswith("*") else None)
         console.print(table)
-    # The text holds brackets, which are not markup.
     console.print(f"{NOTES}\n\n{summary(report)}", markup=False, highlight=False)
 
 

@@ -1,0 +1,1 @@
+"""Meta-training: evolves the weights of learned optimizers over a task distribution."""

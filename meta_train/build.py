@@ -13,6 +13,7 @@ from l2o.learned.base import LearnedOptimizer
 from meta_train.config import EstimatorConfig, TrainConfig
 from meta_train.estimators.credit import CREDITS
 from meta_train.estimators.evolution import AXIS, EvolutionStrategies
+from meta_train.meta_loss import META_LOSSES, MetaLoss
 from meta_train.outer import OuterState, OuterTrainer
 from meta_train.schedules import SCHEDULES, TruncationSchedule
 from tasks import DATASETS, FAMILIES, TaskFamily
@@ -34,6 +35,7 @@ def build_trainer(config: TrainConfig) -> OuterTrainer:
         lopt=lopt,
         schedule=schedule,
         credit=CREDITS[config.estimator.credit](),
+        meta_loss=build_meta_loss(config.meta_loss),
         sigma=config.estimator.sigma,
         pairs=config.estimator.pairs,
         block=config.estimator.block,
@@ -61,6 +63,12 @@ def build_schedule(table: Mapping[str, Any], window: int) -> TruncationSchedule:
                 f"got window {window} and horizon {horizon}"
             )
     return schedule
+
+
+def build_meta_loss(table: Mapping[str, Any]) -> MetaLoss:
+    """The meta-loss that `kind` names, with the other fields of the table."""
+    cls, fields = _choose("meta_loss.kind", META_LOSSES, table)
+    return build(cls, fields, where="meta_loss")
 
 
 def build_family(table: Mapping[str, Any]) -> TaskFamily:

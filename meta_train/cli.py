@@ -37,7 +37,7 @@ class Train(Common):
     """Meta-train a learned optimizer, save it and evaluate it."""
 
     config: Annotated[Positional[str], arg(metavar="CONFIG")] = ""
-    """A packaged config or a TOML file. Default: the run's own with --resume, else small."""
+    """A packaged config or a TOML file. Default: small, or the run's own to resume."""
     overrides: Overrides = field(default_factory=list)
     """Change a field of the config; repeatable."""
     out: Annotated[str, arg(metavar="DIR")] = ""
@@ -72,7 +72,7 @@ class List(Common):
 
 @dataclass(frozen=True)
 class Bench(Common):
-    """Inner steps per second of meta-training, against plain SGD in the same process."""
+    """Inner steps per second of meta-training, beside plain SGD in the same process."""
 
     what: Positional[Literal["meta-training"]]
     """The benchmark."""
@@ -104,11 +104,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(command, int):
         return command
     try:
-        return _RUN[type(command)](command)
+        status = _RUN[type(command)](command)
+        _flush()
+        return status
     except Exception as error:
         if command.debug:
             traceback.print_exc()
         print(f"l2o: error: {_one_line(error)}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            _flush()
         return 1
     except KeyboardInterrupt:
         print("l2o: interrupted", file=sys.stderr)
@@ -136,6 +140,16 @@ def _parse(arguments: Sequence[str]) -> Any:
         if message:
             print(f"l2o: error: {message}", file=sys.stderr)
         return stop.code if isinstance(stop.code, int) else 2
+
+
+def _flush() -> None:
+    """Writes what stdout still holds while there is someone to tell of a failure."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            sys.stdout.close()  # Or the interpreter tries again, and has more to say.
+        raise
 
 
 def _one_line(error: Exception) -> str:
@@ -190,7 +204,7 @@ def _bench(command: Bench) -> int:
 
     result = meta_training(command.optimizer, command.pairs)
     if command.json:
-        print(json.dumps(result))
+        print(json.dumps(result, allow_nan=False))
     else:
         for name, value in result.items():
             print(

@@ -2,17 +2,19 @@
 
 import contextlib
 import json
+import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import l2o
 from l2o import released
 from l2o.checkpoint import theta_sha256
-from l2o.config import build, nearest
+from l2o.config import build, nearest, override
 from l2o.learned import ARCHITECTURES
 from l2o.storage import read_manifest
 from meta_test import report as reports
@@ -23,7 +25,12 @@ from meta_train import config as configs
 from meta_train.build import build_trainer
 from meta_train.config import TrainConfig
 from meta_train.devices import use_all_cores
-from meta_train.directory import RunDirectory, free_directory, newest_directory
+from meta_train.directory import (
+    RunDirectory,
+    free_directory,
+    make_directory,
+    newest_directory,
+)
 from meta_train.progress import progress
 from meta_train.run import RunResult, run
 from meta_train.signals import Interrupted, StopSignal
@@ -43,8 +50,9 @@ def train(
     settings, directory = _locate(config, overrides, out, resume)
     # Before anything is written: a config that cannot be built leaves no trace.
     trainer = build_trainer(settings)
-    again = f"l2o train --resume --out {directory.path}"
-    with StopSignal() as stop, directory.locked():
+    judged = suite(settings.suite) if settings.suite else None
+    again = f"l2o train --resume --out {shlex.quote(str(directory.path))}"
+    with StopSignal(_say) as stop, directory.locked(), _intact(again):
         if directory.has_run and resume:
             directory.require_same_config(settings)
             if directory.is_finished(settings):
@@ -64,18 +72,14 @@ def train(
             _print_json(as_json, _summary(directory, finished=False, result=result))
             return 0
         report = None
-        if settings.suite:
+        if judged is not None:
             try:
-                report = _judge(
-                    [_contender(str(directory.optimizer), settings.name)],
-                    suite(settings.suite),
-                    directory.report,
-                    stop,
-                )
+                contenders = _contenders([str(directory.optimizer)])
+                report = _judge(contenders, judged, directory.report, stop)
             except Interrupted as signal:
                 _say(
-                    f"stopped by {signal} during the evaluation, the optimizer is saved "
-                    f"in {directory.optimizer}; to evaluate it: {again}"
+                    f"stopped by {signal} during the evaluation, the optimizer is "
+                    f"saved in {directory.optimizer}; to evaluate it: {again}"
                 )
                 _print_json(as_json, _summary(directory, finished=False, result=result))
                 return 0
@@ -96,16 +100,19 @@ def evaluate(
 ) -> int:
     """`l2o eval`: judge learned optimizers beside all baselines."""
     chosen = suite(suite_name)
-    contenders = [_contender(source) for source in optimizers]
-    with StopSignal() as stop:
+    contenders = _contenders(optimizers)
+    with StopSignal(_say) as stop:
         try:
             report = _judge(contenders, chosen, out, stop)
         except Interrupted as signal:
-            _say(f"stopped by {signal}, no report was written")
+            _say(
+                f"stopped by {signal}, no report was written; to evaluate: the same "
+                "command again"
+            )
+            _print_json(as_json, {"finished": False, "stopped_by": str(signal)})
             return 0
-    if as_json:
-        print(json.dumps(reports.as_json(report), allow_nan=False))
-    else:
+    _print_json(as_json, reports.as_json(report))
+    if not as_json:
         reports.print_report(report, sys.stdout)
     _say(f"report:    {out / 'report.json'}")
     _say(f"curves:    {out / 'curves.png'}")
@@ -165,12 +172,9 @@ def _locate(
         if not directory.has_run:
             raise ValueError(f"--resume needs a directory that holds a run, got {out}")
         mapping = directory.recorded_config()
-        settings = build(TrainConfig, mapping, where=f"{out}/config.json")
-        if overrides:
-            raise ValueError(
-                f"a run must be resumed with its own config, got --set {overrides[0]}"
-            )
-        return settings, directory
+        for assignment in overrides:  # Those that change it are refused later, by name.
+            mapping = override(mapping, assignment)
+        return build(TrainConfig, mapping, where=str(directory.config)), directory
     settings = configs.load(config or configs.DEFAULT, overrides)
     if out:
         return settings, RunDirectory(Path(out))
@@ -178,39 +182,67 @@ def _locate(
     return settings, RunDirectory(choose(RUNS, settings.name))
 
 
-def _contender(source: str, name: str = "") -> Contender:
-    lopt, theta = l2o.load(source)
-    manifest = read_manifest(released.find(source))
-    return learned(
-        name or manifest["name"],
-        lopt,
-        theta,
-        theta_sha256=theta_sha256(theta),
-        config_hash=manifest["config_hash"],
-        compute=manifest["compute"],
-    )
+def _contenders(sources: Sequence[str]) -> list[Contender]:
+    """Learned optimizers by their names, or by their sources where two share one."""
+    manifests = [read_manifest(released.find(source)) for source in sources]
+    names = [str(manifest.get("name")) for manifest in manifests]
+    taken = Counter([*names, *BASELINES])
+    contenders = []
+    for source, name, manifest in zip(sources, names, manifests, strict=True):
+        lopt, theta = l2o.load(source)
+        contenders.append(
+            learned(
+                name if taken[name] == 1 else source,
+                lopt,
+                theta,
+                theta_sha256=theta_sha256(theta),
+                config_hash=manifest.get("config_hash"),
+                compute=manifest.get("compute"),
+            )
+        )
+    return contenders
 
 
 def _judge(
     contenders: Sequence[Contender], chosen: Suite, out: Path, stop: StopSignal
 ) -> Report:
-    """Evaluates and writes the report, whole or not at all."""
-    with progress("evaluation") as bar:
-
-        def on_progress(cells: Cells) -> None:
-            stop.check()
-            facts = {"cell": cells.cell.name, "optimizer": cells.contender.name}
-            bar.update(cells.done, cells.total, facts)
-
-        report = judge([*contenders, *baselines()], chosen, on_progress=on_progress)
-    partial = out.with_name(f".{out.name}.partial")
+    """Evaluates and writes the report; `report.json` comes last and whole."""
+    made = not out.exists()
+    make_directory(out)
+    # Made now: what cannot be written is not worth evaluating.
+    partial = out / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    reports.write(report, partial)
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(out)
-    partial.rename(out)
+    make_directory(partial)
+    try:
+        with progress("evaluation") as bar:
+
+            def on_progress(cells: Cells) -> None:
+                stop.check()
+                facts = {"cell": cells.cell.name, "optimizer": cells.contender.name}
+                bar.update(cells.done, cells.total, facts)
+
+            report = judge([*contenders, *baselines()], chosen, on_progress=on_progress)
+        paths = reports.write(report, partial)
+        for path in (paths.figure, paths.text, paths.json):
+            path.replace(out / path.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if made:
+            with contextlib.suppress(OSError):  # It holds the report.
+                out.rmdir()
     return report
+
+
+@contextlib.contextmanager
+def _intact(again: str) -> Iterator[None]:
+    """Adds to an error of writing that nothing is lost, and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"a run must be able to write until its end, got {error}; what was saved "
+            f"is intact, to continue: {again}"
+        ) from error
 
 
 def _summary(
@@ -231,7 +263,7 @@ def _summary(
             "optimizer": str(directory.optimizer),
             "theta_sha256": manifest["theta_sha256"],
         }
-    if directory.report.is_dir():
+    if directory.has_report:
         path = directory.report / "report.json"
         summary["report"] = json.loads(path.read_text(encoding="utf-8"))
     return summary

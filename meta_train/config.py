@@ -1,14 +1,17 @@
-"""The configuration of a meta-training run. Imports no jax: it must parse in an instant.
+"""The configuration of a meta-training run. Imports no jax: it parses in an instant.
 
-A config is a TOML file of the tables below; what it leaves out has the value given here.
-Tables that choose between things (`optimizer`, `task`, `schedule`) name one and give its
-fields beside the name; they are checked against its class when the run is built.
+A config is a TOML file of the tables below; what it leaves out has the value given
+here. Tables that choose between things (`optimizer`, `task`, `schedule`, `meta_loss`)
+name one and give its fields beside the name; they are checked against its class when
+the run is built.
 """
 
 import dataclasses
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,7 +81,8 @@ class OuterConfig:
             require_positive_int(name, getattr(self, name))
         for name in ("learning_rate", "clip"):
             require_positive(name, getattr(self, name))
-        require_range("warmup", self.warmup, 0, self.steps)
+        # Something must be left for the decay.
+        require_range("warmup", self.warmup, 0, self.steps - 1)
         require_range("final_fraction", self.final_fraction, 0.0, 1.0)
         if self.steps % self.steps_per_dispatch:
             raise ValueError(
@@ -92,8 +96,8 @@ class CheckpointConfig:
     """When the whole state is saved.
 
     Attributes:
-        seconds: save when so many seconds have passed since the last save; 0 saves after
-            every dispatch.
+        seconds: save when so many seconds have passed since the last save; 0 saves
+            after every dispatch.
         keep: how many of the newest checkpoints stay.
     """
 
@@ -115,6 +119,7 @@ class TrainConfig:
         optimizer: `arch`, and the fields of that architecture.
         task: `family`, where it has one `data`, and the fields of that family.
         schedule: `kind`, and the fields of that truncation schedule.
+        meta_loss: `kind`, and the fields of that meta-loss.
         estimator: how the meta-gradient is estimated.
         outer: the outer loop.
         checkpoint: when the state is saved.
@@ -125,6 +130,9 @@ class TrainConfig:
     optimizer: dict[str, Any]
     task: dict[str, Any]
     schedule: dict[str, Any]
+    meta_loss: dict[str, Any] = dataclasses.field(
+        default_factory=lambda: {"kind": "mean"}
+    )
     seed: int = 0
     estimator: EstimatorConfig = EstimatorConfig()
     outer: OuterConfig = OuterConfig()
@@ -133,8 +141,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require_range("seed", self.seed, 0, 2**32 - 1)
-        if not self.name or "/" in self.name:
-            raise ValueError(f"name must be a plain file name, got {self.name!r}")
+        if not re.fullmatch(r"[\w+-][\w.+-]*", self.name):
+            raise ValueError(
+                "name must be a file name of letters, digits and _.+-, "
+                f"got {self.name!r}"
+            )
 
 
 DEFAULT = "small"
@@ -143,8 +154,11 @@ DEFAULT = "small"
 
 def names() -> list[str]:
     """The configs that come with the package."""
-    folder = resources.files("meta_train") / "configs"
-    return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".toml"))
+    return sorted(
+        entry.name.removesuffix(".toml")
+        for entry in _folder().iterdir()
+        if entry.name.endswith(".toml")
+    )
 
 
 def load(source: str, overrides: Iterable[str] = ()) -> TrainConfig:
@@ -170,15 +184,20 @@ def load(source: str, overrides: Iterable[str] = ()) -> TrainConfig:
     return build(TrainConfig, mapping, where=f"config {source}")
 
 
+def _folder() -> Traversable:
+    return resources.files("meta_train") / "configs"
+
+
 def _read(source: str) -> str:
     if source in names():
-        return (
-            resources.files("meta_train") / "configs" / f"{source}.toml"
-        ).read_text()
+        return (_folder() / f"{source}.toml").read_text(encoding="utf-8")
     path = Path(source)
     if not path.is_file():
         raise ValueError(
             f"a config must be one of {', '.join(names())} or a TOML file, "
             f"got {source!r}{nearest(source, names())}"
         )
-    return path.read_text(encoding="utf-8")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source}: a config must be UTF-8 text: {error}") from error

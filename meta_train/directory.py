@@ -12,9 +12,10 @@ report/          its evaluation
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,61 +61,108 @@ class RunDirectory:
         return self.path / "report"
 
     @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
     def has_run(self) -> bool:
         """Whether a run was begun here."""
-        return (self.path / "config.json").is_file()
+        return self.config.is_file()
+
+    @property
+    def has_report(self) -> bool:
+        """Whether the report is complete."""
+        return (self.report / "report.json").is_file()
 
     def is_finished(self, config: TrainConfig) -> bool:
-        """Whether all that `config` asks for is there: optimizer and, if any, report."""
+        """Whether all that `config` asks for is there: optimizer, report if any."""
         trained = config.outer.steps in self.steps() and self.optimizer.is_dir()
-        return trained and (not config.suite or self.report.is_dir())
+        return trained and (not config.suite or self.has_report)
+
+    def require_free(self) -> None:
+        """Raises ValueError when there are files here that a new run would change."""
+        for path in (
+            self._checkpoints,
+            self.metrics,
+            self.timing,
+            self.tensorboard,
+            self.optimizer,
+            self.report,
+        ):
+            if path.exists():
+                raise ValueError(
+                    f"a new run needs a directory of its own, {self.path} holds "
+                    f"{path.name} and no config.json"
+                )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the directory against other processes; the lock dies with its owner."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("a+") as file:
+        """Holds the directory against other processes; the lock dies with its owner.
+
+        Raises:
+            ValueError: another process holds it, or it cannot be made or written.
+        """
+        make_directory(self.path)
+        try:
+            lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise ValueError(
+                f"a run directory must be one that can be written, got {error}"
+            ) from error
+        try:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                file.seek(0)
-                owner = file.read().strip() or "unknown"
+                owner = os.read(lock, 20).decode().strip() or "unknown"
                 raise ValueError(
                     f"a run directory must have one writer, {self.path} is in use by "
                     f"process {owner}"
                 ) from None
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
+            with suppress(OSError):  # The number is for people: a full disk can wait.
+                os.truncate(lock, 0)
+                os.write(lock, f"{os.getpid()}\n".encode())
             yield
+        finally:
+            os.close(lock)
 
     def write_config(self, config: TrainConfig) -> None:
         """Records what the run is."""
         mapping = to_dict(config)
         content = {"config": mapping, "config_hash": config_hash(mapping)}
-        target = self.path / "config.json"
-        temporary = target.with_suffix(".json.tmp")
+        temporary = self.config.with_suffix(".json.tmp")
         with temporary.open("w") as file:
             json.dump(content, file, indent=2, sort_keys=True)
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(target)
+        temporary.replace(self.config)
 
     def require_same_config(self, config: TrainConfig) -> None:
         """Raises ValueError naming a field in which `config` is not that of the run."""
-        with (self.path / "config.json").open() as file:
-            recorded = json.load(file)["config"]
-        for field, before, now in flat_diff(recorded, to_dict(config)):
+        for field, before, now in flat_diff(self.recorded_config(), to_dict(config)):
             raise ValueError(
                 f"a run must be resumed with its own config, {field} was {before!r} "
-                f"and is now {now!r} ({self.path / 'config.json'})"
+                f"and is now {now!r} ({self.config})"
             )
 
     def recorded_config(self) -> dict[str, Any]:
-        """The config of the run that was begun here."""
-        with (self.path / "config.json").open() as file:
-            return json.load(file)["config"]
+        """The config of the run that was begun here.
+
+        Raises:
+            ValueError: it is not as it was written.
+        """
+        try:
+            content = json.loads(self.config.read_bytes())
+            mapping, recorded = content["config"], content["config_hash"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{self.config} must be as it was written, got {error!r}"
+            ) from error
+        if config_hash(mapping) != recorded:
+            raise ValueError(
+                f"{self.config} must be as it was written, its config_hash differs"
+            )
+        return mapping
 
     def save(
         self, state: OuterState, step: int, facts: dict[str, Any], keep: int
@@ -128,11 +176,14 @@ class RunDirectory:
     def restore(self, like: OuterState) -> Restored | None:
         """The newest checkpoint that verifies; None when there never was one.
 
-        Newer ones that do not verify are set aside under another name.
+        Newer ones that do not verify are set aside under another name, and what killed
+        writers left half done is removed.
 
         Raises:
             CheckpointError: there are checkpoints and none is good.
         """
+        for leftover in self._checkpoints.glob(".step_*.tmp-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         damaged = []
         for step in self.steps():
             path = self._checkpoint(step)
@@ -154,18 +205,36 @@ class RunDirectory:
 
     def steps(self) -> list[int]:
         """Outer steps of the committed checkpoints, newest first."""
-        folder = self.path / "checkpoints"
-        names = [p.name for p in folder.glob("step_*")] if folder.is_dir() else []
-        return sorted((int(n.removeprefix("step_")) for n in names), reverse=True)
+        names = (path.name for path in self._checkpoints.glob("step_*"))
+        found = (re.fullmatch(r"step_(\d{8,})", name) for name in names)
+        return sorted((int(match[1]) for match in found if match), reverse=True)
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.path / "checkpoints"
 
     def _checkpoint(self, step: int) -> Path:
-        return self.path / "checkpoints" / f"step_{step:08d}"
+        return self._checkpoints / f"step_{step:08d}"
 
     def _set_aside(self, step: int) -> None:
         path = self._checkpoint(step)
         target = path.with_name(f"damaged_{path.name}")
         shutil.rmtree(target, ignore_errors=True)
         path.rename(target)
+
+
+def make_directory(path: Path) -> None:
+    """Makes a directory where there is none.
+
+    Raises:
+        ValueError: that cannot be done.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"{path} must be a directory or a place for one: {error.strerror}"
+        ) from error
 
 
 def free_directory(root: Path, name: str) -> Path:

@@ -3,12 +3,22 @@
 import json
 import math
 import os
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tensorboardX import RecordWriter
+from tensorboardX.proto import event_pb2, summary_pb2
 
 from meta_train.outer import OuterMetrics
+
+
+# protobuf makes these when it is imported, unseen by type checkers.
+_Event: Any = vars(event_pb2)["Event"]
+_SessionLog: Any = vars(event_pb2)["SessionLog"]
+_Summary: Any = vars(summary_pb2)["Summary"]
 
 
 def summarise(step: int, metrics: OuterMetrics) -> dict[str, Any]:
@@ -35,15 +45,15 @@ class JsonLines:
         Raises:
             ValueError: the file is shorter.
         """
-        self._file = path.open("ab")
-        found = path.stat().st_size
+        found = path.stat().st_size if path.exists() else 0
         if found < length:
-            self._file.close()
             raise ValueError(
                 f"{path} must hold the {length} bytes that the checkpoint counts on, "
                 f"found {found}"
             )
-        self._file.truncate(length)
+        if found > length:
+            os.truncate(path, length)
+        self._file = path.open("ab")
 
     def append(self, row: dict[str, Any]) -> None:
         """Adds a line."""
@@ -65,20 +75,41 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Scalars as TensorBoard events."""
+    """Scalars as TensorBoard events.
+
+    Not by tensorboardX's `SummaryWriter`, which writes from a thread: on a full disk
+    the thread dies with a traceback, and the next scalars wait for it for ever.
+    """
 
     def __init__(self, path: Path, step: int) -> None:
         """Opens a new file of events; events after `step` of older files are void."""
-        from tensorboardX import SummaryWriter
-
-        self._writer = SummaryWriter(str(path), purge_step=step, flush_secs=30)
+        path.mkdir(exist_ok=True)
+        # The process in the name: two lives may begin within one second.
+        place = f"{socket.gethostname()}.{os.getpid()}"
+        file = path / f"events.out.tfevents.{time.time():010.0f}.{place}"
+        self._writer = RecordWriter(str(file))
+        self._write(file_version="brain.Event:2")
+        start = _SessionLog(status=_SessionLog.START)
+        # TensorBoard voids what is at this step or later.
+        self._write(step=step + 1, session_log=start)
 
     def append(self, row: dict[str, Any]) -> None:
         """Adds every number of a row under its name."""
-        for name, value in row.items():
-            if name != "step" and value is not None:
-                self._writer.add_scalar(name, value, row["step"])
+        values = [
+            _Summary.Value(tag=name, simple_value=value)
+            for name, value in row.items()
+            if name != "step" and value is not None
+        ]
+        self._write(step=row["step"], summary=_Summary(value=values))
+
+    def sync(self) -> None:
+        """Lets readers see all events."""
+        self._writer.flush()
 
     def close(self) -> None:
         """Flushes and closes."""
         self._writer.close()
+
+    def _write(self, **content: Any) -> None:
+        event = _Event(wall_time=time.time(), **content)
+        self._writer.write(event.SerializeToString())

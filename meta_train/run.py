@@ -2,8 +2,8 @@
 
 import dataclasses
 import time
-from pathlib import Path
-from typing import Any
+from contextlib import closing
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,8 +11,9 @@ from jax.flatten_util import ravel_pytree
 
 import l2o
 from l2o.config import config_hash, to_dict
-from meta_train.build import state_sharding
+from meta_train.build import block_mesh, state_sharding
 from meta_train.config import TrainConfig
+from meta_train.devices import compiler_options
 from meta_train.directory import RunDirectory
 from meta_train.metrics import JsonLines, TensorBoard, summarise
 from meta_train.outer import OuterMetrics, OuterState, OuterTrainer
@@ -71,7 +72,7 @@ def run(
         How it ended.
 
     Raises:
-        ValueError: there is a run and it is not to be resumed, or it has another config.
+        ValueError: there is a run and it is not to be resumed, or has another config.
         CheckpointError: there are checkpoints to resume from and none is good.
         NonFiniteError: no particle had a finite loss for `outer.max_skipped` steps.
         OSError: the directory cannot be written; older checkpoints are intact.
@@ -79,13 +80,23 @@ def run(
     if directory.has_run:
         if not resume:
             raise ValueError(
-                f"a new run needs a directory of its own, {directory.path} holds a run: "
-                "pass --resume to continue it or --out for another place"
+                f"a new run needs a directory of its own, {directory.path} holds a "
+                "run: pass --resume to continue it or --out for another place"
             )
         directory.require_same_config(config)
     else:
+        directory.require_free()
         directory.write_config(config)
+    if resume and not directory.steps():
+        progress.line("no checkpoint to resume from, beginning at zero")
     return _Loop(config, trainer, directory, stop, progress).run()
+
+
+class _Lengths(NamedTuple):
+    """Bytes of the files of lines at the moment of a checkpoint."""
+
+    metrics: int
+    timing: int
 
 
 class _Loop:
@@ -109,10 +120,11 @@ class _Loop:
         self._last: dict[str, Any] | None = None
 
     def run(self) -> RunResult:
-        state, step, length = self._initial()
+        state, step, lengths = self._initial()
         steps = self._config.outer.steps
-        if step < steps:
-            state, step = self._train(state, step, length)
+        # Compilation may be long: a signal that came before it is not kept waiting.
+        if step < steps and self._stop.received is None:
+            state, step = self._train(state, step, lengths)
         finished = step == steps
         if finished:
             self._export(state)
@@ -125,12 +137,12 @@ class _Loop:
             inner_steps=self._inner_steps(step),
         )
 
-    def _initial(self) -> tuple[OuterState, int, int]:
-        """The state to begin with, its outer step, and the length of the metrics."""
+    def _initial(self) -> tuple[OuterState, int, _Lengths]:
+        """The state to begin with, its outer step, and the lengths of its files."""
         init = jax.jit(lambda trainer, key: trainer.init(key))
         key = jax.random.key(self._config.seed)
         like = jax.eval_shape(init, self._trainer, key)
-        sharding = state_sharding(self._trainer.estimator.mesh, like)
+        sharding = state_sharding(block_mesh(self._config.estimator), like)
         restored = self._directory.restore(like)
         if restored is not None:
             for line in restored.damaged:
@@ -140,27 +152,39 @@ class _Loop:
                 )
             self._seconds = restored.facts["seconds"]
             state = jax.device_put(restored.state, sharding)
-            return state, restored.step, restored.facts["metrics_length"]
+            return state, restored.step, _Lengths(**restored.facts["lengths"])
+        lengths = _Lengths(metrics=0, timing=0)
         state = jax.device_put(init(self._trainer, key), sharding)
         # The first save comes before the first compilation: a directory that cannot
         # hold a checkpoint is found out at once.
-        self._save(state, 0, 0)
-        return state, 0, 0
+        self._save(state, 0, lengths)
+        return state, 0, lengths
 
     def _train(
-        self, state: OuterState, step: int, length: int
+        self, state: OuterState, step: int, lengths: _Lengths
+    ) -> tuple[OuterState, int]:
+        directory = self._directory
+        with (
+            closing(JsonLines(directory.metrics, lengths.metrics)) as metrics,
+            closing(JsonLines(directory.timing, lengths.timing)) as timing,
+            closing(TensorBoard(directory.tensorboard, step)) as tensorboard,
+        ):
+            return self._steps(state, step, metrics, timing, tensorboard)
+
+    def _steps(
+        self,
+        state: OuterState,
+        step: int,
+        metrics_file: JsonLines,
+        timing_file: JsonLines,
+        tensorboard: TensorBoard,
     ) -> tuple[OuterState, int]:
         outer = self._config.outer
         dispatch = jax.jit(
             lambda trainer, state: trainer.dispatch(state), donate_argnums=1
         )
-        metrics_file = JsonLines(self._directory.metrics, length)
-        timing_file = JsonLines(
-            self._directory.timing, 0 if step == 0 else _size(self._directory.timing)
-        )
-        tensorboard = TensorBoard(self._directory.tensorboard, step)
         self._progress.line(f"compiling, {len(jax.devices())} devices")
-        compiled = dispatch.lower(self._trainer, state).compile()
+        compiled = dispatch.lower(self._trainer, state).compile(compiler_options())
         self._began, first, saved = time.monotonic(), step, time.monotonic()
         pending: OuterMetrics | None = None
 
@@ -192,32 +216,30 @@ class _Loop:
                     "estimator.sigma or outer.learning_rate"
                 )
 
-        try:
-            while step < outer.steps and self._stop.received is None:
-                # The device works on this dispatch while the host writes of the last.
-                state, metrics = compiled(self._trainer, state)
-                if pending is not None:
-                    record(pending, step)
-                pending, step = metrics, step + outer.steps_per_dispatch
-                due = time.monotonic() - saved >= self._config.checkpoint.seconds
-                if due or step == outer.steps or self._stop.received is not None:
-                    record(pending, step)
-                    pending = None
-                    timing_file.sync()
-                    self._save(state, step, metrics_file.sync())
-                    saved = time.monotonic()
+        def save(metrics: OuterMetrics, step: int) -> None:
+            record(metrics, step)
+            tensorboard.sync()
+            lengths = _Lengths(metrics=metrics_file.sync(), timing=timing_file.sync())
+            self._save(state, step, lengths)
+
+        while step < outer.steps and self._stop.received is None:
+            # The device works on this dispatch while the host writes of the last.
+            state, metrics = compiled(self._trainer, state)
             if pending is not None:
                 record(pending, step)
-                self._save(state, step, metrics_file.sync())
-        finally:
-            for file in (metrics_file, timing_file, tensorboard):
-                file.close()
+            pending, step = metrics, step + outer.steps_per_dispatch
+            due = time.monotonic() - saved >= self._config.checkpoint.seconds
+            if due or step == outer.steps:
+                save(metrics, step)
+                pending, saved = None, time.monotonic()
+        if pending is not None:
+            save(pending, step)
         return state, step
 
-    def _save(self, state: OuterState, step: int, metrics_length: int) -> None:
+    def _save(self, state: OuterState, step: int, lengths: _Lengths) -> None:
         facts = {
             "config_hash": config_hash(to_dict(self._config)),
-            "metrics_length": metrics_length,
+            "lengths": lengths._asdict(),
             "seconds": self._elapsed(),
         }
         self._directory.save(state, step, facts, self._config.checkpoint.keep)
@@ -249,7 +271,3 @@ class _Loop:
     def _inner_steps(self, outer_steps: int) -> int:
         estimator = self._config.estimator
         return outer_steps * 2 * estimator.pairs * estimator.window
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0

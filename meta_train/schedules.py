@@ -13,8 +13,8 @@ from l2o.config import require_positive_int
 class TruncationSchedule(abc.ABC):
     """Draws the horizon of a new inner problem.
 
-    Horizons are multiples of the window, so that a problem ends only between windows and
-    the unrolled loop needs no conditional.
+    Horizons are multiples of the window, so that a problem ends only between windows
+    and the unrolled loop needs no conditional.
     """
 
     @abc.abstractmethod
@@ -69,6 +69,8 @@ class LogUniform(TruncationSchedule):
         del outer_step  # The distribution does not move.
         low, high = math.log(self.shortest), math.log(self.longest)
         steps = jnp.exp(jax.random.uniform(key, (), minval=low, maxval=high))
+        # Rounding of exp and log may leave the range, and cost a whole window.
+        steps = jnp.clip(steps, self.shortest, self.longest)
         return jnp.int32(jnp.ceil(steps / window)) * window
 
     def bounds(self) -> tuple[int, int]:

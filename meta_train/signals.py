@@ -1,6 +1,9 @@
 """Stopping in an orderly way on Ctrl-C and SIGTERM."""
 
+import os
 import signal
+import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 
 
@@ -14,15 +17,28 @@ class Interrupted(Exception):
 class StopSignal:
     """While entered, notes the first SIGINT or SIGTERM instead of dying of it.
 
-    The second one acts as it would without this: whoever asks twice does not want to
-    wait for a save.
+    The second one ends the process at once, with the status that shells give to a death
+    by that signal: whoever asks twice does not want to wait for a save. Python runs no
+    handler while a program compiles, so a thread watches, which the interpreter tells
+    of every signal when it comes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None] = lambda text: None) -> None:
+        """Prepares; `say` is told, in a thread, that the first signal has come."""
+        self._say = say
         self._received: int | None = None
         self._previous: dict[int, object] = {}
+        self._pipe = (-1, -1)
+        self._previous_pipe = -1
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "StopSignal":
+        self._pipe = os.pipe()
+        os.set_blocking(self._pipe[1], False)
+        self._watcher.start()
+        self._previous_pipe = signal.set_wakeup_fd(
+            self._pipe[1], warn_on_full_buffer=False
+        )
         for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._note)
         return self
@@ -33,7 +49,12 @@ class StopSignal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._restore()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+        signal.set_wakeup_fd(self._previous_pipe)
+        os.close(self._pipe[1])  # which ends the watcher
+        self._watcher.join()
+        os.close(self._pipe[0])
 
     @property
     def received(self) -> str | None:
@@ -47,9 +68,18 @@ class StopSignal:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame  # Where it was does not matter: the loop stops where it is safe.
-        self._received = number
-        self._restore()
+        if self._received is None:
+            self._received = number
 
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+    def _watch(self) -> None:
+        first = True
+        while byte := os.read(self._pipe[0], 1):
+            if byte[0] not in SIGNALS:
+                continue
+            if not first:
+                if os.isatty(2):
+                    os.write(2, b"\x1b[?25h")  # A progress bar hides the cursor.
+                os._exit(128 + byte[0])
+            first = False
+            name = signal.Signals(byte[0]).name
+            self._say(f"{name}: stopping when that is safe, or at once on another")

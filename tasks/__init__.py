@@ -1,10 +1,11 @@
 """Tasks: problems to train on, and distributions of them.
 
-A new family is one file with a `TaskFamily` and one row in `FAMILIES`; a new data set is
-one loader and one row in `DATASETS`.
+A new family is one file with a `TaskFamily` and one row in `FAMILIES`; a new data set
+is one loader and one row in `DATASETS`.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from tasks.base import (
     SPLITS as SPLITS,
@@ -18,11 +19,11 @@ from tasks.image_mlp import ImageMLP as ImageMLP
 from tasks.quadratic import Quadratic as Quadratic
 
 
-FAMILIES: dict[str, type[TaskFamily]] = {
+FAMILIES: dict[str, Any] = {
     "image_mlp": ImageMLP,
     "quadratic": Quadratic,
 }
-"""Families by name. Their static fields are their configuration."""
+"""Families by name: dataclasses that are `TaskFamily`s. Their static fields are their configuration."""
 
 DATASETS: dict[str, Callable[[], Labelled]] = {"digits": digits.load}
 """Loaders by name, for families with a field `data`."""

@@ -11,8 +11,8 @@ import jax
 Split = Literal["train", "inner_valid", "outer_valid", "test"]
 """Disjoint parts of a task's data.
 
-`train` is what the inner loop learns from; `inner_valid` tunes hand-designed optimizers;
-`outer_valid` is for meta-losses and choosing theta; `test` only judges.
+`train` is what the inner loop learns from; `inner_valid` tunes hand-designed
+optimizers; `outer_valid` is for meta-losses and choosing theta; `test` only judges.
 """
 
 SPLITS: tuple[Split, ...] = get_args(Split)

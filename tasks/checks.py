@@ -1,5 +1,6 @@
 """Checks of what families are built from: one line that says rule, cause and value."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +13,9 @@ def require_sizes(name: str, values: Sequence[Any]) -> None:
 
 
 def require_range(name: str, bounds: Any) -> None:
-    """`bounds` must be a pair `(low, high)` with 0 < low <= high."""
+    """`bounds` must be a pair `(low, high)` with 0 < low <= high, finite."""
     ok = isinstance(bounds, tuple) and len(bounds) == 2
-    if not ok or not 0 < bounds[0] <= bounds[1]:
+    if not ok or not 0 < bounds[0] <= bounds[1] < math.inf:
         raise ValueError(
             f"{name} must be a range (low, high) with 0 < low <= high, got {bounds!r}"
         )

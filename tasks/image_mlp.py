@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -115,7 +115,7 @@ class ImageMLP(TaskFamily):
             del key  # The network is deterministic.
             inputs, labels = batch
             weights = jax.tree.map(lambda p: p * spec.reparam, params)
-            logits = model.apply({"params": weights}, inputs)
+            logits: Any = model.apply({"params": weights}, inputs)
             # Not a gather by label, whose gradient is a scatter: slow on CPUs.
             targets = jax.nn.one_hot(labels, classes)
             losses = -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)

@@ -16,6 +16,15 @@ import jax
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options must be known before tests/golden is collected."""
+    parser.addoption(
+        "--golden",
+        metavar="DIR",
+        help="recorded trajectories for tests/golden, in place of those beside it",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Settings that hold for every test."""
     # A rank that grows by accident is a silent outer product.

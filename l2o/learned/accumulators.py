@@ -35,7 +35,7 @@ class Decays(NamedTuple):
 
 
 DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.999,), factored=(0.9, 0.99, 0.999))
-"""The rates of small_fc (where they are learned from there), VeLO and Celo."""
+"""The rates of VeLO and Celo."""
 
 
 def factored_dims(shape: Sequence[int]) -> tuple[int, int] | None:
@@ -93,12 +93,8 @@ def update_stats(stats: TensorStats, g: jax.Array, decays: Decays) -> TensorStat
         diag = _averages(stats.diag, floored, fac_decays)
     else:
         d1, d0 = dims
-        row = _averages(
-            stats.row, jnp.mean(floored, axis=d0, keepdims=True), fac_decays
-        )
-        col = _averages(
-            stats.col, jnp.mean(floored, axis=d1, keepdims=True), fac_decays
-        )
+        row = _averages(stats.row, _mean_along(floored, d0), fac_decays)
+        col = _averages(stats.col, _mean_along(floored, d1), fac_decays)
     return TensorStats(
         momentum=_averages(stats.momentum, g, decays.momentum),
         rms=_averages(stats.rms, square, rms_decays),
@@ -106,6 +102,11 @@ def update_stats(stats: TensorStats, g: jax.Array, decays: Decays) -> TensorStat
         col=col,
         diag=diag,
     )
+
+
+def _mean_along(x: jax.Array, axis: int) -> jax.Array:
+    """The mean over one axis, which stays with size 1; 0 where there is nothing."""
+    return jnp.sum(x, axis=axis, keepdims=True) / max(1, x.shape[axis])
 
 
 def _averages(
@@ -137,8 +138,6 @@ def factored_preconditioner(stats: TensorStats, shape: Sequence[int]) -> Precond
     if dims is None:
         raise ValueError(f"factored moments need two axes or more, got shape {shape}")
     d1, _ = dims
-    left = tuple(
-        safe_rsqrt(r / (jnp.mean(r, axis=d1, keepdims=True) + 1e-9)) for r in stats.row
-    )
+    left = tuple(safe_rsqrt(r / (_mean_along(r, d1) + 1e-9)) for r in stats.row)
     right = tuple(safe_rsqrt(c) for c in stats.col)
     return Preconditioner(left, right)

@@ -64,12 +64,17 @@ class LearnedOptimizer(abc.ABC):
 
 
 def require_num_steps(lopt: LearnedOptimizer, num_steps: Any) -> None:
-    """Raises unless `num_steps` was given to an architecture that needs it."""
+    """Raises unless an architecture that needs it was given a sound `num_steps`.
+
+    A value under tracing is taken as it is.
+    """
     if lopt.needs_num_steps and num_steps is None:
         raise ValueError(
             f"{type(lopt).__name__} schedules its steps by the fraction of training "
             "that is done and so needs num_steps: pass num_steps=<number of updates>"
         )
+    if lopt.needs_num_steps and isinstance(num_steps, int | float) and num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, got {num_steps!r}")
 
 
 def require_params(lopt: LearnedOptimizer, params: Any) -> None:

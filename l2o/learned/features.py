@@ -1,10 +1,12 @@
 """Per-parameter features, shared by the architectures with a per-parameter MLP.
 
 Every feature is an array broadcastable to the tensor's shape: what varies along fewer
-axes keeps size 1 along the others, so that it costs what it holds. `second_moment_scales`
-gives the factors that bring each feature to unit second moment over the tensor.
+axes keeps size 1 along the others, so that it costs what it holds.
+`second_moment_scales` gives the factors that bring each feature to unit second moment
+over the tensor.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -51,11 +53,12 @@ def moment_features(
         The groups; tuples run over the decays. Tensors with fewer than two axes use
         their full second moment in place of rows and columns.
     """
-    # With several rms decays the public code pairs them with the momenta in order, and
-    # one rms with all momenta: plain broadcasting over the decay axis.
     inverse_rms = tuple(jax.lax.rsqrt(v + 1e-6) for v in stats.rms)
+    # The public code broadcasts over decays: one rms goes with every momentum, several
+    # go with the momenta in order.
+    paired = inverse_rms * len(stats.momentum) if len(inverse_rms) == 1 else inverse_rms
     momentum_over_rms = tuple(
-        m * r for m, r in zip(stats.momentum, _spread(inverse_rms, stats.momentum))
+        m * r for m, r in zip(stats.momentum, paired, strict=True)
     )
     if factored_dims(g.shape) is None:
         row = col = stats.diag
@@ -97,22 +100,30 @@ def small_fc_features(f: Moments, g: jax.Array, p: jax.Array) -> list[jax.Array]
     ]
 
 
-def _spread(few: Sequence[jax.Array], many: Sequence[jax.Array]) -> Sequence[jax.Array]:
-    return list(few) * len(many) if len(few) == 1 else few
-
-
 def second_moment_scales(features: Sequence[jax.Array], eps: float) -> jax.Array:
     """`1 / sqrt(eps + mean(x^2))` of every feature over its tensor, as one `[n]` array.
 
     A feature of fewer entries is constant along the other axes, so that the mean over
     its own entries is the mean over the tensor.
     """
-    # An empty tensor has no mean; its updates are empty too.
-    moments = [
-        jnp.mean(jnp.square(x)) if x.size else jnp.zeros((), x.dtype) for x in features
-    ]
-    return jax.lax.rsqrt(eps + jnp.stack(moments))
+    moments: dict[int, jax.Array] = {}
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for i, x in enumerate(features):
+        by_shape.setdefault(x.shape, []).append(i)
+    for shape, members in by_shape.items():
+        if math.prod(shape) > _STACKED:
+            moments |= {i: jnp.mean(jnp.square(features[i])) for i in members}
+            continue
+        stacked = jnp.stack([features[i].reshape(-1) for i in members])
+        # An empty tensor has no mean; its updates are empty too.
+        means = jnp.sum(jnp.square(stacked), axis=1) / max(1, stacked.shape[1])
+        moments |= {i: means[k] for k, i in enumerate(members)}
+    return jax.lax.rsqrt(eps + jnp.stack([moments[i] for i in range(len(features))]))
 
+
+# Features of at most this size are stacked and reduced in one go: launching a loop for
+# each costs more than the copy. Larger ones are never materialised.
+_STACKED = 1024
 
 STEP_TIMESCALES = (1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5)
 TRAINING_FRACTIONS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)

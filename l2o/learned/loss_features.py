@@ -18,7 +18,7 @@ class LossAverages(NamedTuple):
 
     means: jax.Array  # shape=(10,), dtype=jnp.float32
     running_min: jax.Array  # shape=(10,), of the bias-corrected means
-    count: jax.Array  # shape=(), dtype=jnp.int32
+    seen: jax.Array  # shape=(), dtype=jnp.int32: losses so far
 
 
 def _decays(num_steps: jax.Array) -> jax.Array:
@@ -31,7 +31,7 @@ def init_loss_averages() -> LossAverages:
     return LossAverages(
         means=jnp.zeros((NUM_AVERAGES,), jnp.float32),
         running_min=jnp.full((NUM_AVERAGES,), _NO_MINIMUM, jnp.float32),
-        count=jnp.zeros((), jnp.int32),
+        seen=jnp.zeros((), jnp.int32),
     )
 
 
@@ -40,15 +40,15 @@ def update_loss_averages(
 ) -> LossAverages:
     """Adds a loss, cut off at twice the largest average so that a spike passes."""
     decays = _decays(num_steps)
-    correction = 1.0 - decays ** (state.count + 1.0)
+    correction = 1.0 - decays ** (state.seen.astype(jnp.float32) + 1.0)
     largest = jnp.max(state.means / correction)
-    largest = jnp.where(state.count == 0, loss, largest)
+    largest = jnp.where(state.seen == 0, loss, largest)
     loss = jnp.minimum(2.0 * jnp.abs(largest), loss)
     means = state.means * decays + loss * (1.0 - decays)
     return LossAverages(
         means=means,
         running_min=jnp.minimum(state.running_min, means / correction),
-        count=state.count + 1,
+        seen=state.seen + 1,
     )
 
 
@@ -58,8 +58,8 @@ def loss_features(state: LossAverages, num_steps: jax.Array) -> jax.Array:
     Zero for the first two steps, when the averages are nothing but the first losses.
     """
     decays = _decays(num_steps)
-    means = state.means / (1.0 - decays ** state.count.astype(jnp.float32))
+    means = state.means / (1.0 - decays ** state.seen.astype(jnp.float32))
     low = state.running_min[:-1]
     span = jnp.maximum(1e-8, means[1:] - low)
     position = jnp.clip((means[:-1] - low) / span - 1.0, -1.0, 1.0)
-    return jnp.where(state.count <= 2, 0.0, position)
+    return jnp.where(state.seen <= 2, 0.0, position)

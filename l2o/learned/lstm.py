@@ -74,14 +74,17 @@ class LSTM(LearnedOptimizer):
 
         def init(params: optax.Params) -> LSTMState:
             def one(p: jax.Array) -> Any:
-                zeros = jnp.zeros((*p.shape, self.hidden_size), jnp.float32)
-                return [(zeros, zeros)] * self.num_layers
+                def zeros() -> jax.Array:
+                    return jnp.zeros((*p.shape, self.hidden_size), jnp.float32)
+
+                # No array twice: a state can be donated.
+                return [(zeros(), zeros()) for _ in range(self.num_layers)]
 
             return LSTMState(layers=jax.tree.map(one, params))
 
         def update(
             updates: optax.Updates,
-            state: LSTMState,
+            state: Any,
             params: optax.Params | None = None,
             **extra_args: Any,
         ) -> tuple[optax.Updates, LSTMState]:

@@ -6,6 +6,8 @@ are then never materialised: XLA fuses the whole update of a tensor into one loo
 costs several times less time and memory than stacking them.
 """
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +23,8 @@ def dense_init(key: jax.Array, inputs: int, outputs: int) -> dict[str, jax.Array
 
 def dense(layer: Any, x: jax.Array) -> jax.Array:
     """`x @ w + b` over the last axis of `x`."""
-    return x @ layer["w"] + layer["b"]
+    bias = jnp.expand_dims(layer["b"], tuple(range(x.ndim - 1)))
+    return x @ layer["w"] + bias
 
 
 def mlp_init(key: jax.Array, sizes: Sequence[int]) -> list[dict[str, jax.Array]]:
@@ -47,34 +50,51 @@ def elementwise_mlp(
     Args:
         layers: `{"w": [in, out], "b": [out]}` per layer.
         features: one array per input, each broadcastable to `shape`.
-        scales: `[in]`, multiplied into the first layer's rows: the features' normalisers,
-            folded into the weights so that no normalised feature is ever formed.
+        scales: `[in]`, multiplied into the first layer's rows: the normalisers of the
+            features, folded into the weights so that no normalised feature is formed.
         shape: the tensor's shape.
 
     Returns:
         The outputs, a list of arrays broadcastable to `shape`.
     """
     first = layers[0]
-    weights = first["w"] * scales[:, None]
+    ndim = len(shape)
+    weights = _entries(first["w"] * scales[:, None], ndim)
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for i, x in enumerate(features):
-        by_shape.setdefault((1,) * (len(shape) - x.ndim) + x.shape, []).append(i)
+        by_shape.setdefault((1,) * (ndim - x.ndim) + x.shape, []).append(i)
     # Smallest first, so that the full-size terms are added to one broadcast sum.
     groups = sorted(by_shape.values(), key=lambda g: features[g[0]].size)
-    hidden = []
-    for unit in range(first["b"].shape[0]):
-        total = first["b"][unit]
-        for group in groups:
-            total = total + sum(features[i] * weights[i, unit] for i in group)
-        hidden.append(total)
+    hidden = [bias for (bias,) in _entries(first["b"][:, None], ndim)]
+    for group in groups:
+        hidden = [
+            total + _dot([features[i] for i in group], [weights[i][unit] for i in group])
+            for unit, total in enumerate(hidden)
+        ]
     for layer in layers[1:]:
         hidden = [jax.nn.relu(h) for h in hidden]
+        weights = _entries(layer["w"], ndim)
+        biases = _entries(layer["b"][:, None], ndim)
         hidden = [
-            layer["b"][unit]
-            + sum(h * layer["w"][i, unit] for i, h in enumerate(hidden))
-            for unit in range(layer["b"].shape[0])
+            bias + _dot(hidden, [row[unit] for row in weights])
+            for unit, (bias,) in enumerate(biases)
         ]
     return hidden
+
+
+def _entries(matrix: jax.Array, ndim: int) -> list[list[jax.Array]]:
+    """Every entry as an array of `ndim` axes of length 1; cheap to trace."""
+    rows, columns = matrix.shape
+    flat = matrix.reshape((-1,) + (1,) * max(ndim - 1, 0))
+    cut = [
+        jax.lax.index_in_dim(flat, i, keepdims=ndim > 0) for i in range(rows * columns)
+    ]
+    return [cut[i : i + columns] for i in range(0, len(cut), columns)]
+
+
+def _dot(xs: Sequence[jax.Array], weights: Sequence[jax.Array]) -> jax.Array:
+    products = [x * w for x, w in zip(xs, weights, strict=True)]
+    return functools.reduce(operator.add, products)
 
 
 def lstm_init(key: jax.Array, inputs: int, size: int) -> dict[str, jax.Array]:

@@ -33,7 +33,7 @@ NUM_MOMENT_FEATURES = (
 class RelativeMLPState(NamedTuple):
     """State of `RelativeMLP`."""
 
-    count: jax.Array  # shape=(), dtype=jnp.int32
+    step: jax.Array  # shape=(), dtype=jnp.int32: updates made
     num_steps: jax.Array  # shape=(), dtype=jnp.float32
     unit: Any  # a float32 scalar per tensor: its root mean square at initialisation
     stats: Any  # a TensorStats per tensor
@@ -99,21 +99,21 @@ class RelativeMLP(LearnedOptimizer):
 
         def init(params: optax.Params) -> RelativeMLPState:
             return RelativeMLPState(
-                count=jnp.zeros((), jnp.int32),
-                num_steps=jnp.asarray(num_steps, jnp.float32),
+                step=jnp.zeros((), jnp.int32),
+                num_steps=jnp.array(num_steps, jnp.float32),
                 unit=initial_rms(params),
                 stats=jax.tree.map(lambda p: init_stats(p, DECAYS), params),
             )
 
         def update(
             updates: optax.Updates,
-            state: RelativeMLPState,
+            state: Any,
             params: optax.Params | None = None,
             **extra_args: Any,
         ) -> tuple[optax.Updates, RelativeMLPState]:
             del extra_args
             require_params(self, params)
-            time = fraction_features(state.count / state.num_steps)
+            time = fraction_features(state.step.astype(jnp.float32) / state.num_steps)
             rate = self.step_mult * jnp.exp(
                 self.schedule_gain * jnp.dot(theta["schedule"], time)
             )
@@ -130,7 +130,7 @@ class RelativeMLP(LearnedOptimizer):
             ]
             steps = tree.unflatten([step for step, _ in results])
             stats = tree.unflatten([stats for _, stats in results])
-            return steps, state._replace(count=state.count + 1, stats=stats)
+            return steps, state._replace(step=state.step + 1, stats=stats)
 
         return optax.GradientTransformationExtraArgs(init, update)
 

@@ -10,7 +10,6 @@ import optax
 
 from l2o.config import require_positive, require_positive_int
 from l2o.learned.accumulators import (
-    DECAYS,
     Decays,
     TensorStats,
     init_stats,
@@ -30,7 +29,7 @@ from l2o.learned.network import elementwise_mlp, mlp_init
 class SmallFCState(NamedTuple):
     """State of `SmallFC`."""
 
-    count: jax.Array  # shape=(), dtype=jnp.int32
+    step: jax.Array  # shape=(), dtype=jnp.int32: updates made
     stats: Any  # a TensorStats per tensor
 
 
@@ -39,13 +38,14 @@ class SmallFC(LearnedOptimizer):
     r"""One small MLP, the same for every parameter.
 
     Its inputs at a parameter are the gradient g, the parameter p, momenta m_i, a second
-    moment v, Adafactor's factored moments and the quotients of these, each divided by its
-    root mean square over the tensor, and features of the step count. With outputs (d, s),
+    moment v, Adafactor's factored moments and the quotients of these, each divided by
+    its root mean square over the tensor, and features of the step count. With outputs
+    (d, s),
 
     $$ p \leftarrow p - \lambda_1 \, d \, e^{\lambda_2 s} $$
 
-    where $\lambda_1$ = `step_mult` and $\lambda_2$ = `exp_mult`. Theta holds the MLP and
-    an offset to each decay rate. The defaults are the published `small_fc_lopt`.
+    where $\lambda_1$ = `step_mult` and $\lambda_2$ = `exp_mult`. Theta holds the MLP
+    and an offset to each decay rate. The defaults are the published `small_fc_lopt`.
 
     Attributes:
         hidden_size: width of the hidden layers.
@@ -62,9 +62,9 @@ class SmallFC(LearnedOptimizer):
 
     hidden_size: int = 4
     hidden_layers: int = 2
-    momentum_decays: tuple[float, ...] = DECAYS.momentum
-    rms_decays: tuple[float, ...] = DECAYS.rms
-    factored_decays: tuple[float, ...] = DECAYS.factored
+    momentum_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
+    rms_decays: tuple[float, ...] = (0.999,)
+    factored_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
     step_mult: float = 1e-3
     exp_mult: float = 1e-3
 
@@ -108,19 +108,19 @@ class SmallFC(LearnedOptimizer):
 
         def init(params: optax.Params) -> SmallFCState:
             return SmallFCState(
-                count=jnp.zeros((), jnp.int32),
+                step=jnp.zeros((), jnp.int32),
                 stats=jax.tree.map(lambda p: init_stats(p, decays), params),
             )
 
         def update(
             updates: optax.Updates,
-            state: SmallFCState,
+            state: Any,
             params: optax.Params | None = None,
             **extra_args: Any,
         ) -> tuple[optax.Updates, SmallFCState]:
             del extra_args
             require_params(self, params)
-            time = step_features(state.count)
+            time = step_features(state.step)
             leaves, tree = jax.tree.flatten(updates)
             results = [
                 _update_tensor(self, theta["mlp"], decays, time, g, p, stats)
@@ -133,7 +133,7 @@ class SmallFC(LearnedOptimizer):
             ]
             steps = tree.unflatten([step for step, _ in results])
             stats = tree.unflatten([stats for _, stats in results])
-            return steps, SmallFCState(count=state.count + 1, stats=stats)
+            return steps, SmallFCState(step=state.step + 1, stats=stats)
 
         return optax.GradientTransformationExtraArgs(init, update)
 

@@ -59,7 +59,7 @@ BUGGED_HORIZON = 10.0
 class VeLOState(NamedTuple):
     """State of `VeLO`."""
 
-    count: jax.Array  # shape=(), dtype=jnp.int32
+    step: jax.Array  # shape=(), dtype=jnp.int32: updates made
     num_steps: jax.Array  # shape=(), dtype=jnp.float32
     stats: Any  # a TensorStats per tensor
     hidden: jax.Array  # shape=(tensors, lstm_size)
@@ -127,8 +127,8 @@ class VeLO(LearnedOptimizer):
         return {
             "mlps": stored(jax.random.split(keys[0], self.mixtures)),
             "lstm": {
-                # The public code makes this layer and discards its output; it is kept so
-                # that public weights can be read and written back whole.
+                # The public code makes this layer and discards its output; it is kept
+                # so that public weights can be read and written back whole.
                 "unused": dense_init(keys[1], inputs, size),
                 "mix": dense_init(keys[2], inputs, size),
                 "inputs": dense_init(keys[3], inputs, size),
@@ -151,8 +151,8 @@ class VeLO(LearnedOptimizer):
             tensors = len(jax.tree.leaves(params))
             start = theta["initial_state"]
             return VeLOState(
-                count=jnp.zeros((), jnp.int32),
-                num_steps=jnp.asarray(num_steps, jnp.float32),
+                step=jnp.zeros((), jnp.int32),
+                num_steps=jnp.array(num_steps, jnp.float32),
                 stats=jax.tree.map(lambda p: init_stats(p, DECAYS), params),
                 hidden=jnp.tile(start["hidden"], (tensors, 1)),
                 cell=jnp.tile(start["cell"], (tensors, 1)),
@@ -161,7 +161,7 @@ class VeLO(LearnedOptimizer):
 
         def update(
             updates: optax.Updates,
-            state: VeLOState,
+            state: Any,
             params: optax.Params | None = None,
             *,
             value: jax.Array | None = None,
@@ -181,7 +181,7 @@ class VeLO(LearnedOptimizer):
             losses = update_loss_averages(state.losses, value, horizon)
             shared = jnp.concatenate(
                 [
-                    fraction_features(state.count / state.num_steps),
+                    fraction_features(state.step.astype(jnp.float32) / state.num_steps),
                     loss_features(losses, horizon),
                 ]
             )
@@ -206,7 +206,7 @@ class VeLO(LearnedOptimizer):
                 steps.append(step.astype(dtypes[i]))
                 stats.append(s)
             return tree.unflatten(steps), VeLOState(
-                count=state.count + 1,
+                step=state.step + 1,
                 num_steps=state.num_steps,
                 stats=tree.unflatten(stats),
                 hidden=hidden,
@@ -258,7 +258,7 @@ def _tensor_features(p: jax.Array, stats: TensorStats, shared: jax.Array) -> jax
 def _hypernetwork(
     layers: Any, inputs: list[jax.Array], state: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, jax.Array]]:
-    """Controls `[tensors, mixtures]`, step sizes `[tensors]` and the LSTM's new state."""
+    """Controls `[tensors, mixtures]`, step sizes `[tensors]`, the LSTM's new state."""
     if not inputs:
         empty = jnp.zeros((0, layers["controls"]["b"].shape[0]))
         return empty, jnp.zeros((0,)), state

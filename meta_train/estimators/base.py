@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 
 class MetaGradient(NamedTuple):
@@ -22,7 +23,12 @@ class GradientEstimator(abc.ABC):
 
     Theta is one flat vector here: noise, credit and sums are then single arrays, and a
     collective moves one of them instead of twenty.
+
+    Attributes:
+        mesh: the devices that it computes on.
     """
+
+    mesh: Mesh
 
     @abc.abstractmethod
     def init(self, theta: jax.Array, key: jax.Array) -> Any:

@@ -15,6 +15,7 @@ from meta_train.estimators.base import (
     fixed_order_sum,
 )
 from meta_train.estimators.credit import Credit
+from meta_train.meta_loss import MetaLoss
 from meta_train.perturb import antithetic_gradient, antithetic_points, sample_noise
 from meta_train.schedules import TruncationSchedule
 from meta_train.unroll import UnrollState, start, unroll
@@ -50,11 +51,12 @@ class EvolutionStrategies(GradientEstimator):
 
     Each of `pairs` pairs carries two copies of one problem, with the same task, initial
     parameters and batches, under $\theta + \epsilon$ and $\theta - \epsilon$. A window
-    of every pair gives the mean of `antithetic_gradient`; `credit` decides what noise is
-    used and credited. A pair whose problem has ended starts another before the window.
+    of every pair gives the mean of `antithetic_gradient`; `credit` decides what noise
+    is used and credited. A pair whose problem has ended starts another before the
+    window.
 
-    Pairs live in blocks of `block`. A block is computed whole, on one device, from a key
-    that depends on its number alone, and block sums are added in the order of these
+    Pairs live in blocks of `block`. A block is computed whole, on one device, from a
+    key that depends on its number alone, and block sums are added in the order of these
     numbers: the estimate does not depend on how many devices there are.
 
     A pair whose loss is not finite in a window contributes nothing, is counted, and
@@ -65,6 +67,7 @@ class EvolutionStrategies(GradientEstimator):
         lopt: the architecture.
         schedule: horizons of the problems.
         credit: which noise is credited.
+        meta_loss: what is minimised.
         sigma: deviation of the noise.
         pairs: number of antithetic pairs, a multiple of `block`.
         block: pairs that are computed together.
@@ -76,6 +79,7 @@ class EvolutionStrategies(GradientEstimator):
     lopt: LearnedOptimizer = dataclasses.field(metadata={"static": True})
     schedule: TruncationSchedule = dataclasses.field(metadata={"static": True})
     credit: Credit = dataclasses.field(metadata={"static": True})
+    meta_loss: MetaLoss = dataclasses.field(metadata={"static": True})
     sigma: float = dataclasses.field(metadata={"static": True})
     pairs: int = dataclasses.field(metadata={"static": True})
     block: int = dataclasses.field(metadata={"static": True})
@@ -107,8 +111,15 @@ class EvolutionStrategies(GradientEstimator):
         key: jax.Array,
         outer_step: jax.Array,
     ) -> tuple[MetaGradient, PairState]:
-        def local(estimator, theta, state, key, outer_step, blocks):
-            def one(args):
+        def local(
+            estimator: "EvolutionStrategies",
+            theta: jax.Array,
+            state: PairState,
+            key: jax.Array,
+            outer_step: jax.Array,
+            blocks: jax.Array,
+        ) -> tuple[_Row, PairState]:
+            def one(args: tuple[jax.Array, PairState]) -> tuple[_Row, PairState]:
                 number, state = args
                 block_key = jax.random.fold_in(key, number)
                 return estimator._block(theta, state, block_key, outer_step)
@@ -179,7 +190,7 @@ class EvolutionStrategies(GradientEstimator):
                 self.family, self.lopt, self._unravel(theta), state, self.window
             )
         )(thetas, unrolls)
-        plus, minus = jnp.mean(losses, axis=1)
+        plus, minus = jax.vmap(self.meta_loss)(losses)
         gradient = antithetic_gradient(used.credit, plus, minus, self.sigma)
         valid = jnp.isfinite(plus - minus)
         meta = jnp.stack([plus, minus])

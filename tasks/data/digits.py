@@ -12,11 +12,17 @@ from importlib import resources
 
 import numpy as np
 
+from tasks.base import Split
 from tasks.data.arrays import Labelled, split_at_random
 
 
 SHA256 = "b2dab7b501728c22e9119ad76740b2e17c77a231e42d1e592380d90886f1a05e"
-SPLIT_FRACTIONS = {"train": 0.6, "inner_valid": 0.1, "outer_valid": 0.1, "test": 0.2}
+SPLIT_FRACTIONS: dict[Split, float] = {
+    "train": 0.6,
+    "inner_valid": 0.1,
+    "outer_valid": 0.1,
+    "test": 0.2,
+}
 
 
 @functools.cache

@@ -97,7 +97,7 @@ def test_progress_is_told_before_each_training():
 
 
 def test_a_learned_optimizer_runs_as_any_other():
-    lopt = SmallFC(time="fraction", step_scale="initial_rms")
+    lopt = SmallFC()
     theta = lopt.init_theta(jax.random.key(0))
     contender = learned("small_fc", lopt, theta, theta_sha256="abc")
     (row,) = evaluate([contender], line_suite()).rows

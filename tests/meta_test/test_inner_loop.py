@@ -93,17 +93,17 @@ def test_grid_equals_a_loop_over_candidates_and_seeds():
         family, specs, Constant(), rates, seeds, record_every=RECORD_EVERY, **SIZES
     )
     assert grid.train_loss.shape == (2, 3, NUM_RECORDS)
+
+    @jax.jit
+    def single(spec, rate, seed):
+        keys = derive_keys(seed)
+        return run(
+            family, spec, Constant(), rate, keys, record_every=RECORD_EVERY, **SIZES
+        )
+
     for i, rate in enumerate(rates):
         for j, seed in enumerate(seeds):
-            one = run(
-                family,
-                jax.tree.map(lambda x, j=j: x[j], specs),
-                Constant(),
-                rate,
-                derive_keys(seed),
-                record_every=RECORD_EVERY,
-                **SIZES,
-            )
+            one = single(jax.tree.map(lambda x, j=j: x[j], specs), rate, seed)
             for ours, theirs in zip(
                 jax.tree.leaves(grid), jax.tree.leaves(one), strict=True
             ):

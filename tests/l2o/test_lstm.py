@@ -1,0 +1,134 @@
+"""The LSTM optimizer against the paper's equations, one coordinate at a time."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from l2o.learned import LSTM
+from l2o.learned.lstm import log_and_sign
+
+
+def preprocess(g, p):
+    """Appendix A of Andrychowicz et al. 2016."""
+    if abs(g) >= np.exp(-p):
+        return np.array([np.log(abs(g)) / p, np.sign(g)])
+    return np.array([-1.0, np.exp(p) * g])
+
+
+def sigmoid(z):
+    return 1.0 / (1.0 + np.exp(-z))
+
+
+def reference(theta, gradients, p, output_scale):
+    """The updates of one coordinate, step by step, in double precision."""
+    cells = [
+        (np.asarray(c["w"], np.float64), np.asarray(c["b"])) for c in theta["cells"]
+    ]
+    size = cells[0][1].size // 4
+    state = [(np.zeros(size), np.zeros(size)) for _ in cells]
+    updates = []
+    for g in gradients:
+        x = preprocess(float(g), p)
+        for layer, (w, b) in enumerate(cells):
+            h, c = state[layer]
+            gates = np.concatenate([x, h]) @ w + b
+            i, j, f, o = (gates[k * size : (k + 1) * size] for k in range(4))
+            # The forget gate starts open, as in the LSTM that the paper's code uses.
+            c = sigmoid(f + 1.0) * c + sigmoid(i) * np.tanh(j)
+            h = sigmoid(o) * np.tanh(c)
+            state[layer] = (h, c)
+            x = h
+        head = theta["head"]
+        out = x @ np.asarray(head["w"], np.float64)[:, 0] + np.asarray(head["b"])[0]
+        updates.append(output_scale * out)
+    return np.array(updates)
+
+
+def random_theta(lopt):
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda x: np.asarray(x) + 0.3 * rng.normal(size=x.shape).astype(np.float32),
+        lopt.init_theta(jax.random.key(0)),
+    )
+
+
+@pytest.mark.parametrize("p", [5.0, 10.0])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_updates_are_those_of_the_paper(p, layers):
+    lopt = LSTM(hidden_size=3, num_layers=layers, preprocess_p=p, output_scale=0.1)
+    theta = random_theta(lopt)
+    rng = np.random.default_rng(1)
+    # Magnitudes on both sides of exp(-p), signs, and zero.
+    grads = rng.normal(size=(6, 2, 2)) * 10.0 ** rng.uniform(-8, 2, size=(6, 2, 2))
+    grads[2, 0, 0] = 0.0
+    assert (np.abs(grads) < np.exp(-p)).any()
+    assert (np.abs(grads) > np.exp(-p)).any()
+    tx = lopt.with_theta(theta)
+    params = np.zeros((2, 2), np.float32)
+    state = tx.init(params)
+    update = jax.jit(tx.update)
+    got = []
+    for g in grads.astype(np.float32):
+        step, state = update(g, state, params)
+        got.append(np.asarray(step))
+    for at in np.ndindex(2, 2):
+        want = reference(theta, [g[at] for g in grads], p, 0.1)
+        ours = np.array([step[at] for step in got])
+        np.testing.assert_allclose(ours, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("p", [5.0, 10.0])
+def test_preprocessing_is_continuous_and_keeps_the_sign(p):
+    edge = np.exp(-p)
+    g = np.float32([-10.0, -edge, -edge / 2, 0.0, edge / 2, edge, 10.0])
+    got = np.asarray(log_and_sign(g, p))
+    want = np.stack([preprocess(float(x), p) for x in g])
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    assert (np.sign(got[:, 1]) == np.sign(g)).all()
+    around = np.float32([edge * (1 - 1e-4), edge * (1 + 1e-4)])
+    below, above = np.asarray(log_and_sign(around, p))
+    np.testing.assert_allclose(below, above, atol=1e-3)
+
+
+def test_infinitesimal_gradients_are_finite():
+    g = np.float32([0.0, 1e-45, -1e-45, 1e-38, 1e38])
+    assert np.isfinite(log_and_sign(g, 10.0)).all()
+
+
+def test_every_coordinate_goes_its_own_way():
+    """Another gradient elsewhere changes nothing here."""
+    lopt = LSTM(hidden_size=3, num_layers=2)
+    tx = lopt.with_theta(random_theta(lopt))
+    params = np.zeros(3, np.float32)
+    update = jax.jit(tx.update)
+    one, _ = update(np.float32([1.0, 2.0, 3.0]), tx.init(params), params)
+    two, _ = update(np.float32([1.0, -5.0, 3.0]), tx.init(params), params)
+    np.testing.assert_array_equal(np.asarray(one)[[0, 2]], np.asarray(two)[[0, 2]])
+    assert float(one[1]) != float(two[1])
+
+
+def test_stateless_use_forgets_nothing_between_steps():
+    """The second update depends on the first gradient: there is a memory."""
+    lopt = LSTM(hidden_size=3, num_layers=1)
+    tx = lopt.with_theta(random_theta(lopt))
+    params = np.zeros(1, np.float32)
+    update = jax.jit(tx.update)
+
+    def second(first_gradient):
+        _, state = update(np.float32([first_gradient]), tx.init(params), params)
+        step, _ = update(np.float32([1.0]), state, params)
+        return float(step[0])
+
+    assert second(1.0) != second(-1.0)
+
+
+def test_updates_are_added():
+    """A head of zero weights moves every coordinate by its bias."""
+    lopt = LSTM(hidden_size=2, num_layers=1, output_scale=0.5)
+    theta = random_theta(lopt)
+    theta["head"] = {"w": np.zeros((2, 1), np.float32), "b": np.float32([0.25])}
+    tx = lopt.with_theta(theta)
+    params = np.float32([1.0, 2.0])
+    updates, _ = tx.update(np.ones_like(params), tx.init(params), params)
+    np.testing.assert_allclose(optax.apply_updates(params, updates), params + 0.125)

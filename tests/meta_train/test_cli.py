@@ -1,0 +1,380 @@
+"""The command line: exit statuses, one line an error, one JSON object on stdout."""
+
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import l2o
+from l2o.storage import read_manifest
+from meta_test.optimizers import baselines
+from meta_test.suites import SUITES, Cell, Suite, sampled
+from meta_train import bench, commands
+from meta_train.cli import main
+from meta_train.directory import RunDirectory
+from tasks import Quadratic
+from tests.helpers import ROOT
+from tests.meta_train import runs
+from tests.meta_train.runs import STEPS
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Commands run in an empty directory."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_suite(monkeypatch):
+    """A suite that takes no time, beside two baselines."""
+    family = functools.partial(Quadratic, dim=4)
+    cell = Cell("bowl", "nothing", family, horizon=10, seeds=(0, 1), spec=sampled)
+    suite = Suite("tiny", 1, (cell,), num_records=5, eval_batches=1)
+    monkeypatch.setitem(SUITES, "tiny", suite)
+    monkeypatch.setattr(commands, "baselines", lambda: baselines(["sgd", "adam"]))
+    return suite
+
+
+def error_of(capsys, *arguments):
+    """The status and the error of a command that prints nothing else."""
+    status = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("l2o: error: ")
+    return status, line.removeprefix("l2o: error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Expected one of {train, eval, list, bench}"),
+        (["frobnicate"], "Unrecognized options: frobnicate"),
+        (["train", "--outt", "x"], "Unrecognized options: --outt"),
+        (["train", "a", "b"], "Unrecognized options: b"),
+        (["train", "--set"], "Missing value for argument '--set'"),
+        (["eval"], "eval needs at least one OPTIMIZER"),
+        (["eval", "--json"], "eval needs at least one OPTIMIZER"),
+        (["eval", "x", "--suite"], "Missing value for argument '--suite'"),
+        (["list", "nothing"], "invalid choice 'nothing'"),
+        (["bench"], "Missing from l2o bench"),
+        (["bench", "meta-training", "--pairs", "x"], "Error parsing --pairs"),
+    ],
+)
+def test_wrong_usage(capsys, arguments, message):
+    status, error = error_of(capsys, *arguments)
+    assert status == 2
+    assert message in error
+
+
+def test_help(capsys):
+    for arguments in (["--help"], ["train", "--help"]):
+        assert main(arguments) == 0
+        captured = capsys.readouterr()
+        assert "usage: l2o" in captured.out
+        assert captured.err == ""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["outer.stepz=1"], "outer.stepz is not a field of OuterConfig (did you mean"),
+        (["estimator.pairs=0"], "estimator.pairs must be an integer of at least 1"),
+        (["seed=1.5"], "seed must be an integer, got 1.5"),
+        (["nonsense"], "an override must be like a.b=value, got 'nonsense'"),
+        (["optimizer.arch=smal_fc"], "got 'smal_fc' (did you mean 'small_fc'?)"),
+        (["optimizer.hidden_size=0"], "hidden_size must be an integer of at least 1"),
+        (["optimizer.hidden_size=2.5"], "hidden_size must be an integer, got 2.5"),
+        (["optimizer.depht=1"], "optimizer: depht is not a field of SmallFC"),
+        (["task.family=cubic"], "task.family must be one of image_mlp, "),
+        (["task.dim=-1"], "-1"),
+        (["task.data=digits"], "task: data is not a field of Quadratic"),
+        (["task.family=image_mlp"], "task.data must be one of digits, got None"),
+        (["schedule.kind=never"], "schedule.kind must be one of constant, "),
+        (["schedule.horizon=12"], "must divide the schedule's horizons, got window 5"),
+        (["estimator.window=4"], "must divide the schedule's horizons, got window 4"),
+        (["suite=nothing"], "a suite must be one of quick, "),
+        (["meta_loss.kind=sum"], "meta_loss.kind must be one of mean"),
+    ],
+)
+def test_a_wrong_config_leaves_no_trace(capsys, config, elsewhere, overrides, message):
+    flags = [part for override in overrides for part in ("--set", override)]
+    status, error = error_of(capsys, "train", config, *flags)
+    assert status == 1
+    assert message in error
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_no_such_config(capsys):
+    status, error = error_of(capsys, "train", "smal")
+    assert status == 1
+    assert error.startswith("a config must be one of ")
+    assert error.endswith("or a TOML file, got 'smal' (did you mean 'small'?)")
+
+
+@pytest.mark.parametrize("out", ["file", "file/run", "/proc/no/run"])
+def test_a_directory_that_cannot_be_written(capsys, config, elsewhere, out):
+    (elsewhere / "file").write_text("mine")
+    status, error = error_of(capsys, "train", config, "--out", out)
+    assert status == 1
+    assert error.startswith(f"{out} must be a directory or a place for one: ")
+    assert (elsewhere / "file").read_text() == "mine"
+
+
+def test_two_runs_in_one_directory(capsys, config, elsewhere):
+    with RunDirectory(elsewhere / "run").locked():
+        status, error = error_of(capsys, "train", config, "--out", "run")
+    assert status == 1
+    assert error == (
+        f"a run directory must have one writer, run is in use by process {os.getpid()}"
+    )
+
+
+def test_a_run_is_not_written_over(capsys, config, reference):
+    before = runs.bits(reference)
+    assert main(["train", str(config), "--out", str(reference)]) == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert "holds a run: pass --resume to continue it or --out for another" in line
+    assert runs.bits(reference) == before
+
+
+def test_a_finished_run(capsys, reference):
+    assert main(["train", "--resume", "--out", str(reference), "--json"]) == 0
+    captured = capsys.readouterr()
+    summary = json.loads(captured.out)
+    assert summary["finished"] is True
+    assert summary["theta_sha256"] == runs.bits(reference)["theta"]
+    assert captured.err == (f"the run in {reference} is finished, nothing to resume\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        (["--set", "outer.clip=1"], "outer.clip was 3.0 and is now 1.0"),
+        (["--set", "task.dim=8"], "task.dim was 4 and is now 8"),
+        (["{config}", "--set", "seed=1"], "seed was 0 and is now 1"),
+        (["{other}"], "name was 'tiny' and is now 'other'"),
+    ],
+)
+def test_a_resume_under_another_config(
+    capsys, config, reference, elsewhere, arguments, field
+):
+    other = elsewhere / "other.toml"
+    other.write_text(runs.TINY.replace('"tiny"', '"other"'))
+    given = [text.format(config=config, other=other) for text in arguments]
+    status, error = error_of(capsys, "train", *given, "--resume", "--out", reference)
+    assert status == 1
+    assert error.startswith(f"a run must be resumed with its own config, {field}")
+
+
+def test_a_resume_of_nothing(capsys, elsewhere):
+    status, error = error_of(capsys, "train", "--resume", "--out", "nothing")
+    assert status == 1
+    assert error == "--resume needs a directory that holds a run, got nothing"
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_debug_adds_the_traceback(capsys):
+    assert main(["train", "smal", "--debug"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("Traceback (most recent call last):")
+    assert error.splitlines()[-1].startswith("l2o: error: a config must be one of")
+
+
+@pytest.mark.slow
+def test_training_evaluation_and_a_signal_between(
+    capsys, config, reference, elsewhere, tiny_suite, monkeypatch
+):
+    judge = commands.judge
+
+    def judge_with_signal(*arguments, **options):
+        signal.raise_signal(signal.SIGTERM)
+        return judge(*arguments, **options)
+
+    # Without --out the directory is named after the run.
+    command = ["train", str(config), "--set", "suite=tiny", "--json"]
+    with monkeypatch.context() as patch:
+        patch.setattr(commands, "judge", judge_with_signal)
+        assert main(command) == 0
+    captured = capsys.readouterr()
+    summary = json.loads(captured.out)
+    assert (summary["finished"], summary["outer_steps"]) == (False, STEPS)
+    assert "report" not in summary
+    assert captured.err.splitlines()[-1] == (
+        "stopped by SIGTERM during the evaluation, the optimizer is saved in "
+        "runs/tiny/optimizer; to evaluate it: l2o train --resume --out runs/tiny"
+    )
+    directory = elsewhere / "runs" / "tiny"
+    assert runs.bits(directory) == runs.bits(reference)
+    assert not (directory / "report").exists()
+
+    (directory / "report" / ".partial").mkdir(parents=True)  # of a process that died
+    assert main(["train", "--resume", "--out", "runs/tiny", "--json"]) == 0
+    captured = capsys.readouterr()
+    summary = json.loads(captured.out)
+    assert summary["finished"] is True
+    assert [row["contender"] for row in summary["report"]["rows"]] == [
+        "tiny",
+        "sgd",
+        "adam",
+    ]
+    assert sorted(path.name for path in (directory / "report").iterdir()) == [
+        "curves.png",
+        "report.json",
+        "report.txt",
+    ]
+    assert "report:    runs/tiny/report/report.json" in captured.err
+    assert runs.bits(directory) == runs.bits(reference)
+
+    assert main(["train", str(config), "--set", "suite=tiny", "--resume"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "the run in runs/tiny is finished, nothing to resume\n"
+
+
+def test_evaluation(capsys, reference, elsewhere, tiny_suite, monkeypatch):
+    optimizer = str(reference / "optimizer")
+    (elsewhere / "out").mkdir()
+    (elsewhere / "out" / "thesis.tex").write_text("mine")
+    # Two runs of one config: their optimizers have one name.
+    shutil.copytree(optimizer, elsewhere / "copy")
+    assert main(["eval", optimizer, "copy", "--suite=tiny", "--out=out", "--json"]) == 0
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    names = [contender["name"] for contender in report["contenders"]]
+    assert names == [optimizer, "copy", "sgd", "adam"]
+    sha256 = read_manifest(optimizer)["theta_sha256"]
+    assert report["contenders"][0]["provenance"]["theta_sha256"] == sha256
+    assert json.loads((elsewhere / "out" / "report.json").read_text()) == report
+    assert (elsewhere / "out" / "thesis.tex").read_text() == "mine"
+
+    assert main(["eval", optimizer, "--suite=tiny"]) == 0
+    captured = capsys.readouterr()
+    assert "tiny" in captured.out
+    assert (elsewhere / "reports" / "tiny" / "curves.png").is_file()
+
+    def interrupted(*arguments, **options):
+        signal.raise_signal(signal.SIGINT)
+        options["on_progress"](None)
+
+    monkeypatch.setattr(commands, "judge", interrupted)
+    assert main(["eval", optimizer, "--suite=tiny", "--out=new", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"finished": False, "stopped_by": "SIGINT"}
+    assert "stopped by SIGINT, no report was written" in captured.err
+    assert not (elsewhere / "new").exists()
+
+
+def test_what_cannot_be_evaluated(capsys, reference, elsewhere, tiny_suite):
+    optimizer = elsewhere / "optimizer"
+    shutil.copytree(reference / "optimizer", optimizer)
+    (elsewhere / "file").touch()
+    cases = [
+        (["nobody", "--suite=tiny"], "an optimizer must be a released name"),
+        (
+            ["no/body", "--suite=tiny"],
+            "no/body must be a checkpoint directory, none is there",
+        ),
+        ([optimizer, "--suite=tinny"], "(did you mean 'tiny'?)"),
+        ([optimizer, "--suite=tiny", "--out=file"], "file must be a directory or a"),
+        (
+            [optimizer, optimizer, "--suite=tiny", "--out=out"],
+            "contenders must differ in name",
+        ),
+    ]
+    for arguments, message in cases:
+        status, error = error_of(capsys, "eval", *arguments)
+        assert status == 1
+        assert message in error
+    runs.damage(optimizer)
+    status, error = error_of(capsys, "eval", optimizer, "--suite=tiny", "--out=out")
+    assert status == 1
+    assert "must have sha256" in error
+    left = {path.name for path in elsewhere.iterdir()}
+    assert left == {"file", "optimizer"}
+
+
+@pytest.mark.parametrize(
+    ("what", "kinds"),
+    [
+        (
+            [],
+            [
+                *("optimizers", "baselines", "architectures"),
+                *("tasks", "suites", "configs"),
+            ],
+        ),
+        (["optimizers"], ["optimizers", "baselines"]),
+        (["tasks"], ["tasks"]),
+    ],
+)
+def test_lists(capsys, what, kinds):
+    assert main(["list", *what, "--json"]) == 0
+    captured = capsys.readouterr()
+    entries = json.loads(captured.out)
+    assert list(entries) == kinds
+    assert captured.err == ""
+    assert main(["list", *what]) == 0
+    text = capsys.readouterr().out
+    for kind, rows in entries.items():
+        assert f"{kind}:\n" in text
+        for name, line in rows.items():
+            assert line
+            assert any(
+                entry.split()[0] == name and entry.endswith(line)
+                for entry in text.splitlines()
+            )
+
+
+def test_benchmarks(capsys, monkeypatch):
+    result = {"optimizer": "lstm", "rate": 12345.678, "pairs": 2}
+    monkeypatch.setattr(bench, "meta_training", lambda *_: result)
+    assert main(["bench", "meta-training", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert (json.loads(captured.out), captured.err) == (result, "")
+    assert main(["bench", "meta-training"]) == 0
+    assert "rate: 12,345.678\n" in capsys.readouterr().out
+
+
+def test_a_checkout_needs_no_installation(elsewhere):
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-m", "meta_train", "list", "--json"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert json.loads(done.stdout)["configs"]
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_one_line():
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            runs.command("list", "tasks"),
+            env=runs.environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "l2o: error: [Errno 28] No space left on device\n"
+
+
+def test_the_result_is_an_optimizer(reference):
+    l2o.optimizer(reference / "optimizer", num_steps=10)

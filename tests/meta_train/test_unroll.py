@@ -1,0 +1,111 @@
+"""An unroll is a loop of optax updates, and windows of it can be put together."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from meta_train.unroll import UnrollState, start, unroll
+from tasks import Quadratic
+from tests.helpers import assert_no_recompile
+from tests.meta_train.problems import LossScaled
+
+
+FAMILY = Quadratic(dim=3, noise=0.1)
+LOPT = LossScaled()
+THETA = {"log_rate": np.float32([-2.0])}
+HORIZON = 8
+# A problem that does not start so far out that its normalised loss is cut off.
+KEY = jax.random.key(2)
+
+begin = jax.jit(lambda theta, key: start(FAMILY, LOPT, theta, jnp.int32(HORIZON), key))
+run = jax.jit(functools.partial(unroll, FAMILY, LOPT), static_argnums=2)
+
+
+def assert_states_close(got, want, rtol=1e-6):
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    got, want = (s._replace(key=jax.random.key_data(s.key)) for s in (got, want))
+    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(g, w, rtol=rtol, atol=1e-7)
+
+
+@pytest.fixture(scope="module")
+def fresh() -> UnrollState:
+    return begin(THETA, KEY)
+
+
+def test_a_new_problem_is_at_its_start(fresh):
+    assert int(fresh.step) == 0
+    assert int(fresh.horizon) == HORIZON
+    assert int(fresh.opt_state) == 0
+    assert fresh.params["x"].shape == (3,)
+
+
+def test_unroll_is_a_loop_of_updates(fresh):
+    """Written out: batch t from fold_in(key, t), and the loss before each step."""
+    window = 4
+    state, losses = run(THETA, fresh, window)
+    task = FAMILY.task(fresh.spec)
+    tx = LOPT.with_theta(THETA, num_steps=HORIZON)
+    params, opt_state = fresh.params, tx.init(fresh.params)
+    for t in range(window):
+        batch_key, loss_key = jax.random.split(jax.random.fold_in(fresh.key, t))
+        batch = task.batch(batch_key, "train")
+        (loss, _), grads = jax.value_and_grad(task.loss, has_aux=True)(
+            params, loss_key, batch
+        )
+        assert float(losses[t]) == pytest.approx(float(task.normalise(loss)), rel=1e-5)
+        updates, opt_state = tx.update(grads, opt_state, params, value=loss)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(state.params["x"], params["x"], rtol=1e-5)
+    assert int(state.opt_state) == int(opt_state) == window
+    assert int(state.step) == window
+    assert (state.params["x"] != fresh.params["x"]).all()
+
+
+def test_two_windows_are_one_of_twice_the_length(fresh):
+    half, first = run(THETA, fresh, 4)
+    whole, second = run(THETA, half, 4)
+    at_once, losses = run(THETA, fresh, 8)
+    assert_states_close(whole, at_once)
+    np.testing.assert_allclose(np.concatenate([first, second]), losses, rtol=1e-6)
+    assert len(set(np.asarray(losses).tolist())) == 8
+
+
+def test_what_identifies_the_problem_stays(fresh):
+    state, _ = run(THETA, fresh, 4)
+    for field in ("spec", "horizon", "key"):
+        one, two = (jax.tree.leaves(getattr(s, field)) for s in (state, fresh))
+        assert all(bool((a == b).all()) for a, b in zip(one, two, strict=True)), field
+
+
+def test_another_key_another_problem():
+    one, two = (begin(THETA, jax.random.key(i)) for i in (0, 1))
+    assert (one.params["x"] != two.params["x"]).all()
+    assert (one.spec.eigenvalues != two.spec.eigenvalues).all()
+    same = begin(THETA, jax.random.key(0))
+    assert_states_close(same, one, rtol=0)
+
+
+def test_spec_start_and_batches_have_keys_of_their_own(fresh):
+    """The minimiser and the first parameters are both normal: not the same draw."""
+    assert (fresh.spec.minimiser != fresh.params["x"]).all()
+
+
+def test_another_theta_is_no_new_program(fresh):
+    other = {"log_rate": np.float32([-3.0])}
+    run(THETA, fresh, 4)
+    with assert_no_recompile():
+        state, _ = run(other, fresh, 4)
+    assert (state.params["x"] != run(THETA, fresh, 4)[0].params["x"]).all()
+
+
+def test_vmap_over_theta_equals_a_loop(fresh):
+    thetas = [{"log_rate": np.float32([r])} for r in (-2.0, -4.0)]
+    stacked = jax.tree.map(lambda *x: np.stack(x), *thetas)
+    _, losses = jax.vmap(lambda theta: run(theta, fresh, 4))(stacked)
+    for i, theta in enumerate(thetas):
+        np.testing.assert_allclose(losses[i], run(theta, fresh, 4)[1], rtol=1e-5)
