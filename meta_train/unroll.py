@@ -18,7 +18,14 @@ class UnrollState(NamedTuple):
     opt_state: Any  # the learned optimizer's state
     step: jax.Array  # shape=(), int32: inner steps made
     horizon: jax.Array  # shape=(), int32: inner steps in all
-    key: jax.Array  # of the batches: step t uses fold_in(key, t)
+    key: jax.Array  # of the batches
+
+
+class WindowLosses(NamedTuple):
+    """Normalised losses of one problem over a window."""
+
+    train: jax.Array  # [window], on the batch of each inner step, before it
+    held_out: jax.Array  # shape=(), on a batch of `outer_valid` after the window
 
 
 def start(
@@ -48,7 +55,7 @@ def unroll(
     theta: Theta,
     state: UnrollState,
     window: int,
-) -> tuple[UnrollState, jax.Array]:
+) -> tuple[UnrollState, WindowLosses]:
     """Makes `window` inner steps with the optimizer that theta defines.
 
     Args:
@@ -60,16 +67,16 @@ def unroll(
         window: number of inner steps; static.
 
     Returns:
-        The state after the window, and the normalised training loss before each step,
-        `[window]`.
+        The state after the window, and the losses.
     """
     task = family.task(state.spec)
     tx = lopt.with_theta(theta, num_steps=state.horizon)
     value_and_grad = jax.value_and_grad(task.loss, has_aux=True)
+    train_key, held_out_key = jax.random.split(state.key)
 
     def body(carry: Any, step: jax.Array) -> tuple[Any, jax.Array]:
         params, opt_state = carry
-        batch_key, loss_key = jax.random.split(jax.random.fold_in(state.key, step))
+        batch_key, loss_key = jax.random.split(jax.random.fold_in(train_key, step))
         batch = task.batch(batch_key, "train")
         (loss, _), grads = value_and_grad(params, loss_key, batch)
         updates, opt_state = tx.update(grads, opt_state, params, value=loss)
@@ -80,5 +87,11 @@ def unroll(
         (state.params, state.opt_state),
         state.step + jnp.arange(window, dtype=jnp.int32),
     )
-    state = state._replace(params=params, opt_state=opt_state, step=state.step + window)
-    return state, losses
+    step = state.step + window
+    batch_key, loss_key = jax.random.split(jax.random.fold_in(held_out_key, step))
+    # A meta-loss that does not ask for it does not pay: the compiler drops it.
+    held_out, _ = task.loss(params, loss_key, task.batch(batch_key, "outer_valid"))
+    return (
+        state._replace(params=params, opt_state=opt_state, step=step),
+        WindowLosses(train=losses, held_out=task.normalise(held_out)),
+    )

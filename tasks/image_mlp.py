@@ -42,8 +42,8 @@ class _MLP(nn.Module):
 class ImageMLP(TaskFamily):
     r"""Fully connected classifiers trained with cross-entropy.
 
-    The task `(s, c)` starts from weights s times the usual initialisation (normal of
-    deviation 1/sqrt(inputs), zero biases) and is written in parameters
+    The task `(s, c)` starts from weights s times the usual initialisation (truncated
+    normal of deviation 1/sqrt(inputs), zero biases) and is written in parameters
     $\theta$ with network weights $c\,\theta$. A reparametrisation by c leaves the
     function that is learned alone, and multiplies the gradient by c and the distance to
     travel by 1/c: an optimizer that does well over a range of c cannot rely on a scale

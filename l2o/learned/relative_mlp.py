@@ -46,16 +46,18 @@ class RelativeMLP(LearnedOptimizer):
     The inputs are those of `SmallFC` with the fraction f of training done in place of
     the step count. With d the output over a tensor,
 
-    $$ p \leftarrow p - u \, \lambda \, e^{\gamma v \cdot \phi(f)} \,
-       \frac{d}{\sqrt{1 + \mathrm{mean}(d^2)}} $$
+    $$ p \leftarrow p - \lambda \, e^{\gamma v \cdot \phi(f)} \left(
+       u \frac{d}{\sqrt{1 + \mathrm{mean}(d^2)}} + e^{\gamma w - 4} \, p \right) $$
 
     where u is the root mean square that the tensor had at initialisation (of all
     parameters, for a tensor that starts at zero), $\phi$ the nine features of f,
-    $\lambda$ = `step_mult`, $\gamma$ = `schedule_gain`, and theta holds the MLP and v.
+    $\lambda$ = `step_mult`, $\gamma$ = `schedule_gain`, and theta holds the MLP, the
+    schedule v and the weight decay w.
 
-    The root mean square of a step is below $u \lambda e^{\gamma \|v\|_1}$ whatever the
-    gradients are. Errors past the horizon of meta-training then add up; with VeLO's
-    unit, the current root mean square, a step enlarges the next one and they compound.
+    Whatever the gradients are, the root mean square of a tensor cannot grow past
+    $u e^{4 - \gamma w}$, where decay undoes the largest step. Errors past the horizon
+    of meta-training thus stay bounded; with VeLO's unit, the current root mean square, a
+    step enlarges the next one and they compound.
 
     Attributes:
         hidden_size: width of the hidden layers.
@@ -90,6 +92,7 @@ class RelativeMLP(LearnedOptimizer):
         return {
             "mlp": mlp_init(key, sizes),
             "schedule": jnp.zeros((len(TRAINING_FRACTIONS),), jnp.float32),
+            "decay": jnp.zeros((), jnp.float32),
         }
 
     def with_theta(
@@ -117,9 +120,10 @@ class RelativeMLP(LearnedOptimizer):
             rate = self.step_mult * jnp.exp(
                 self.schedule_gain * jnp.dot(theta["schedule"], time)
             )
+            decay = jnp.exp(self.schedule_gain * theta["decay"] - 4.0)
             leaves, tree = jax.tree.flatten(updates)
             results = [
-                _update_tensor(theta["mlp"], time, rate * unit, g, p, stats)
+                _update_tensor(theta["mlp"], time, rate, decay, unit, g, p, stats)
                 for g, p, unit, stats in zip(
                     leaves,
                     tree.flatten_up_to(params),
@@ -156,7 +160,9 @@ def initial_rms(params: optax.Params) -> Any:
 def _update_tensor(
     layers: Any,
     time: jax.Array,
-    size: jax.Array,
+    rate: jax.Array,
+    decay: jax.Array,
+    unit: jax.Array,
     g: jax.Array,
     p: jax.Array,
     stats: TensorStats,
@@ -173,5 +179,5 @@ def _update_tensor(
     (direction,) = elementwise_mlp(layers, features, scales, p.shape)
     direction = jnp.broadcast_to(direction, p.shape)
     mean_square = jnp.sum(jnp.square(direction)) / max(1, p.size)
-    step = direction * (-size * jax.lax.rsqrt(1.0 + mean_square))
-    return step.astype(dtype), stats
+    bounded = direction * (unit * jax.lax.rsqrt(1.0 + mean_square))
+    return (-rate * (bounded + decay * p)).astype(dtype), stats
