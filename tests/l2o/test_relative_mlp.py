@@ -33,6 +33,11 @@ def random_theta(scale=0.1):
     )
 
 
+def without_decay(theta):
+    """So small a weight decay that float32 has none."""
+    return theta | {"decay": np.float32(-100.0)}
+
+
 def arrays(seed, *shape, scale=1.0):
     rng = np.random.default_rng(seed)
     return scale * rng.normal(size=shape).astype(np.float32)
@@ -51,21 +56,47 @@ def test_steps_are_bounded_whatever_gradient_and_theta_are(theta_scale, gradient
     params = arrays(1, 3, 4, scale=0.3)
     unit = rms(params)
     weight = float(np.abs(theta["schedule"]).sum())
-    bound = unit * LOPT.step_mult * math.exp(LOPT.schedule_gain * weight)
+    rate = LOPT.step_mult * math.exp(LOPT.schedule_gain * weight)
+    decay = math.exp(LOPT.schedule_gain * float(theta["decay"]) - 4.0)
     state = begin(theta, params)
     for t in range(3):
         grads = arrays(2 + t, 3, 4, scale=gradient_scale)
         step, state = move(theta, grads, state, params)
         assert np.isfinite(step).all()
-        assert rms(step) <= bound * (1 + 1e-6)
+        assert rms(step) <= rate * (unit + decay * rms(params)) * (1 + 1e-6)
         params = params + np.asarray(step)
     # The unit is that of the initial weights, also after they have moved.
     assert float(state.unit) == pytest.approx(unit, rel=1e-6)
 
 
+def test_weights_are_bounded_however_long_the_same_gradient_pushes():
+    """At u exp(4 - gain w) decay undoes the largest step: the end of all growth."""
+    theta = random_theta() | {"decay": np.float32(1.2)}
+    theta["schedule"] = np.full_like(theta["schedule"], 0.05)
+    params, grads = arrays(1, 3, 4), arrays(2, 3, 4)
+    state = begin(theta, params)
+    bound = float(state.unit) * math.exp(4.0 - LOPT.schedule_gain * 1.2)
+    largest = 0.0
+    for _ in range(400):
+        step, state = move(theta, grads, state, params)
+        params = params + np.asarray(step)
+        largest = max(largest, rms(params))
+    assert largest <= max(bound, float(state.unit)) * (1 + 1e-5)
+
+
+def test_a_zero_output_leaves_weight_decay_alone():
+    theta = random_theta() | {"decay": np.float32(0.5)}
+    theta["mlp"][-1] = jax.tree.map(np.zeros_like, theta["mlp"][-1])
+    theta["schedule"] = np.zeros_like(theta["schedule"])
+    params = arrays(1, 3, 4)
+    step, _ = move(theta, arrays(2, 3, 4), begin(theta, params), params)
+    factor = LOPT.step_mult * math.exp(LOPT.schedule_gain * 0.5 - 4.0)
+    np.testing.assert_allclose(step, -factor * params, rtol=1e-5)
+
+
 def test_a_large_output_makes_a_step_of_the_full_size():
     """The bound is attained: d / sqrt(1 + mean d^2) has root mean square near 1."""
-    theta = random_theta()
+    theta = without_decay(random_theta())
     theta["mlp"][-1] = jax.tree.map(lambda x: 1e4 * x, theta["mlp"][-1])
     theta["schedule"] = np.zeros_like(theta["schedule"])
     params = arrays(1, 3, 4)
@@ -75,7 +106,8 @@ def test_a_large_output_makes_a_step_of_the_full_size():
 
 @pytest.mark.parametrize("c", [0.25, 8.0])
 def test_steps_are_exactly_proportional_to_the_unit(c):
-    theta, params, grads = random_theta(), arrays(1, 3, 4), arrays(2, 3, 4)
+    theta = without_decay(random_theta())
+    params, grads = arrays(1, 3, 4), arrays(2, 3, 4)
     state = begin(theta, params)
     plain, _ = move(theta, grads, state, params)
     scaled, _ = move(theta, grads, state._replace(unit=state.unit * c), params)

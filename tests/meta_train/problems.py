@@ -164,50 +164,6 @@ class LossScaled(LearnedOptimizer):
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class UnitSteps(_Direct):
-    """Steps of exp(theta) along the gradient over the root of its averaged square.
-
-    The square is averaged entry by entry, over rows and over the tensor, as the features
-    of per-parameter optimizers are.
-    """
-
-    def init_theta(self, key: jax.Array) -> Any:
-        return {"log_rate": -3.0 + 0.1 * jax.random.normal(key, (3,))}
-
-    def with_theta(self, theta: Any, *, num_steps: Any = None) -> Any:
-        del num_steps
-
-        def init(params: Any) -> Any:
-            rows = jax.tree.map(lambda p: jnp.zeros((*p.shape[:-1], 1)), params)
-            return jax.tree.map(jnp.zeros_like, params), rows
-
-        def update(
-            updates: Any, state: Any, params: Any = None, **extra: Any
-        ) -> tuple[Any, Any]:
-            del params, extra
-            entries, rows = state
-            rates = jnp.exp(theta["log_rate"])
-            squares = jax.tree.map(jnp.square, updates)
-            entries = jax.tree.map(lambda v, s: 0.9 * v + 0.1 * s, entries, squares)
-            rows = jax.tree.map(
-                lambda r, s: 0.9 * r + 0.1 * jnp.mean(s + 1e-30, -1, keepdims=True),
-                rows,
-                squares,
-            )
-
-            def step(g: jax.Array, s: jax.Array, v: jax.Array, r: jax.Array) -> Any:
-                terms = (jax.lax.rsqrt(1e-8 + x) for x in (jnp.mean(s), v, r))
-                return -g * sum(
-                    rate * term for rate, term in zip(rates, terms, strict=True)
-                )
-
-            steps = jax.tree.map(step, updates, squares, entries, rows)
-            return steps, (entries, rows)
-
-        return optax.GradientTransformationExtraArgs(init, update)
-
-
 def mesh(devices: int = 1) -> jax.sharding.Mesh:
     """The first few devices."""
     return jax.make_mesh(

@@ -87,7 +87,5 @@ def test_bad_horizons_are_refused_in_one_line(name, field, bad):
 
 
 def test_reversed_bounds_are_refused():
-    with pytest.raises(
-        ValueError, match="^shortest must not exceed longest, got 3 > 2"
-    ):
+    with pytest.raises(ValueError, match=r"^shortest must not exceed .*, got 3 > 2$"):
         LogUniform(shortest=3, longest=2)

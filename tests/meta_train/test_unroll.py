@@ -45,22 +45,28 @@ def test_a_new_problem_is_at_its_start(fresh):
 
 
 def test_unroll_is_a_loop_of_updates(fresh):
-    """Written out: batch t from fold_in(key, t), and the loss before each step."""
+    """Written out: batch t from fold_in(train key, t), the loss before each step."""
     window = 4
     state, losses = run(THETA, fresh, window)
     task = FAMILY.task(fresh.spec)
     tx = LOPT.with_theta(THETA, num_steps=HORIZON)
     params, opt_state = fresh.params, tx.init(fresh.params)
+    train_key, held_out_key = jax.random.split(fresh.key)
     for t in range(window):
-        batch_key, loss_key = jax.random.split(jax.random.fold_in(fresh.key, t))
+        batch_key, loss_key = jax.random.split(jax.random.fold_in(train_key, t))
         batch = task.batch(batch_key, "train")
         (loss, _), grads = jax.value_and_grad(task.loss, has_aux=True)(
             params, loss_key, batch
         )
-        assert float(losses[t]) == pytest.approx(float(task.normalise(loss)), rel=1e-5)
+        expected = float(task.normalise(loss))
+        assert float(losses.train[t]) == pytest.approx(expected, rel=1e-5)
         updates, opt_state = tx.update(grads, opt_state, params, value=loss)
         params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(state.params["x"], params["x"], rtol=1e-5)
+    batch_key, loss_key = jax.random.split(jax.random.fold_in(held_out_key, window))
+    held_out, _ = task.loss(params, loss_key, task.batch(batch_key, "outer_valid"))
+    expected = float(task.normalise(held_out))
+    assert float(losses.held_out) == pytest.approx(expected, rel=1e-5)
     assert int(state.opt_state) == int(opt_state) == window
     assert int(state.step) == window
     assert (state.params["x"] != fresh.params["x"]).all()
@@ -71,8 +77,10 @@ def test_two_windows_are_one_of_twice_the_length(fresh):
     whole, second = run(THETA, half, 4)
     at_once, losses = run(THETA, fresh, 8)
     assert_states_close(whole, at_once)
-    np.testing.assert_allclose(np.concatenate([first, second]), losses, rtol=1e-6)
-    assert len(set(np.asarray(losses).tolist())) == 8
+    halves = np.concatenate([first.train, second.train])
+    np.testing.assert_allclose(halves, losses.train, rtol=1e-6)
+    assert float(second.held_out) == pytest.approx(float(losses.held_out), rel=1e-6)
+    assert len(set(np.asarray(losses.train).tolist())) == 8
 
 
 def test_what_identifies_the_problem_stays(fresh):
@@ -108,4 +116,6 @@ def test_vmap_over_theta_equals_a_loop(fresh):
     stacked = jax.tree.map(lambda *x: np.stack(x), *thetas)
     _, losses = jax.vmap(lambda theta: run(theta, fresh, 4))(stacked)
     for i, theta in enumerate(thetas):
-        np.testing.assert_allclose(losses[i], run(theta, fresh, 4)[1], rtol=1e-5)
+        alone = run(theta, fresh, 4)[1]
+        np.testing.assert_allclose(losses.train[i], alone.train, rtol=1e-5)
+        np.testing.assert_allclose(losses.held_out[i], alone.held_out, rtol=1e-5)
