@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from meta_test.inner_loop import derive_keys
+from meta_test.optimizers import BASELINES
 from tasks.base import Spec, TaskFamily
 from tasks.data import digits
 from tasks.image_mlp import ImageMLP
@@ -72,6 +73,7 @@ class Suite:
         cells: the conditions.
         num_records: points on every curve; divides every horizon.
         eval_batches: batches per split in every evaluation of parameters.
+        baselines: hand-designed optimizers to judge beside; all by default.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Suite:
     cells: tuple[Cell, ...]
     num_records: int = 100
     eval_batches: int = 16
+    baselines: tuple[str, ...] = tuple(BASELINES)
 
     def __post_init__(self) -> None:
         names = [cell.name for cell in self.cells]
@@ -117,12 +120,18 @@ _PLAIN = Cell(
 )
 _LONG = Cell(
     name="mlp 64-32-10, 5,000 steps",
-    probes="a horizon five times longer than in meta-training",
+    probes="five times the longest horizon of the config small",
     family=_digits_mlp(32),
     horizon=5_000,
 )
 
-QUICK = Suite(name="quick", version=1, cells=(_PLAIN, _LONG))
+QUICK = Suite(
+    name="quick",
+    version=1,
+    cells=(_PLAIN, _LONG),
+    # The strongest on the first cell of each kind: the main job has minutes.
+    baselines=("momentum", "adam", "lion"),
+)
 """What a meta-training ends with: familiar ground, and far past its horizon."""
 
 DIGITS = Suite(

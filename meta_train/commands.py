@@ -221,7 +221,11 @@ def _judge(
                 facts = {"cell": cells.cell.name, "optimizer": cells.contender.name}
                 bar.update(cells.done, cells.total, facts)
 
-            report = judge([*contenders, *baselines()], chosen, on_progress=on_progress)
+            report = judge(
+                [*contenders, *baselines(chosen.baselines)],
+                chosen,
+                on_progress=on_progress,
+            )
         paths = reports.write(report, partial)
         for path in (paths.figure, paths.text, paths.json):
             path.replace(out / path.name)

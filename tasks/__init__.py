@@ -23,7 +23,7 @@ FAMILIES: dict[str, Any] = {
     "image_mlp": ImageMLP,
     "quadratic": Quadratic,
 }
-"""Families by name: dataclasses that are `TaskFamily`s. Their static fields are their configuration."""
+"""`TaskFamily`s by name: dataclasses whose static fields are their configuration."""
 
 DATASETS: dict[str, Callable[[], Labelled]] = {"digits": digits.load}
 """Loaders by name, for families with a field `data`."""

@@ -67,8 +67,9 @@ def elementwise_mlp(
     groups = sorted(by_shape.values(), key=lambda g: features[g[0]].size)
     hidden = [bias for (bias,) in _entries(first["b"][:, None], ndim)]
     for group in groups:
+        xs = [features[i] for i in group]
         hidden = [
-            total + _dot([features[i] for i in group], [weights[i][unit] for i in group])
+            total + _dot(xs, [weights[i][unit] for i in group])
             for unit, total in enumerate(hidden)
         ]
     for layer in layers[1:]:

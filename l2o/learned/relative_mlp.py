@@ -54,10 +54,11 @@ class RelativeMLP(LearnedOptimizer):
     $\lambda$ = `step_mult`, $\gamma$ = `schedule_gain`, and theta holds the MLP, the
     schedule v and the weight decay w.
 
-    Whatever the gradients are, the root mean square of a tensor cannot grow past
-    $u e^{4 - \gamma w}$, where decay undoes the largest step. Errors past the horizon
-    of meta-training thus stay bounded; with VeLO's unit, the current root mean square, a
-    step enlarges the next one and they compound.
+    Whatever the gradients are, the root mean square of a tensor does not grow past
+    $u e^{4 - \gamma w}$, where decay undoes the largest step (while the decay of one
+    step is less than the whole). Errors past the horizon of meta-training thus stay
+    bounded; with VeLO's unit, the current root mean square, a step enlarges the next one
+    and they compound.
 
     Attributes:
         hidden_size: width of the hidden layers.

@@ -71,10 +71,8 @@ def test_preconditioner_is_the_root_of_adafactors_rank_one_estimate():
     stats = stats_after(list(gradients))
     left, right = factored_preconditioner(stats, (2, 3, 4))
     for i, d in enumerate(TWO.factored):
-        square = sum(
-            (1 - d) * d ** (2 - t) * gradients[t].astype(np.float64) ** 2
-            for t in range(3)
-        )
+        weights = (1 - d) * d ** np.array([2.0, 1.0, 0.0])
+        square = np.einsum("t,tijk->ijk", weights, gradients.astype(np.float64) ** 2)
         row = square.mean(axis=2, keepdims=True)
         col = square.mean(axis=1, keepdims=True)
         estimate = row * col / row.mean(axis=1, keepdims=True)

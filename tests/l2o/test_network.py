@@ -19,6 +19,11 @@ def plain_mlp(layers, features, scales, shape):
     return np.moveaxis(x, -1, 0)
 
 
+def run(layers, features, scales, shape):
+    features = [jnp.array(f) for f in features]
+    return elementwise_mlp(layers, features, jnp.array(scales), shape)
+
+
 def random_layers(key, sizes):
     """Layers whose biases are not zero."""
     layers = mlp_init(key, sizes)
@@ -47,7 +52,7 @@ def test_elementwise_mlp_is_a_matrix_product_at_every_entry(
     features = [rng.normal(size=s).astype(np.float32) for s in feature_shapes]
     scales = rng.uniform(0.5, 2.0, size=len(features)).astype(np.float32)
     layers = random_layers(jax.random.key(0), [len(features), *hidden, 2])
-    got = elementwise_mlp(layers, [jnp.array(f) for f in features], scales, shape)
+    got = run(layers, features, scales, shape)
     assert len(got) == 2
     want = plain_mlp(layers, features, scales, shape)
     for g, w in zip(got, want, strict=True):
@@ -59,7 +64,7 @@ def test_features_of_lower_rank_broadcast_as_in_numpy():
     features = [rng.normal(size=s).astype(np.float32) for s in [(4, 3), (1, 1)]]
     layers = random_layers(jax.random.key(0), [2, 1])
     scales = np.ones(2, np.float32)
-    (got,) = elementwise_mlp(layers, [jnp.array(f) for f in features], scales, (4, 3))
+    (got,) = run(layers, features, scales, (4, 3))
     (want,) = plain_mlp(layers, features, scales, (4, 3))
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
 
@@ -95,7 +100,9 @@ def test_lstm_cell_against_its_equations():
     i, candidate, f, o = z[0:2], z[2:4], z[4:6], z[6:8]
     want_cell = sigmoid(f + 1) * cell + sigmoid(i) * np.tanh(candidate)
     want_hidden = sigmoid(o) * np.tanh(want_cell)
-    out, (got_hidden, got_cell) = lstm_cell(layer, x, (hidden, cell))
+    out, (got_hidden, got_cell) = lstm_cell(
+        layer, jnp.array(x), (jnp.array(hidden), jnp.array(cell))
+    )
     np.testing.assert_allclose(got_cell, want_cell, rtol=1e-5)
     np.testing.assert_allclose(got_hidden, want_hidden, rtol=1e-5)
     np.testing.assert_array_equal(out, got_hidden)

@@ -12,7 +12,7 @@ from l2o.learned.relative_mlp import initial_rms
 
 
 LOPT = RelativeMLP(hidden_size=3, hidden_layers=1)
-HORIZON = 8.0
+HORIZON = 8
 
 
 @jax.jit
@@ -156,7 +156,7 @@ def test_schedule_multiplies_the_step():
 
 def test_unit_is_the_initial_root_mean_square():
     params = {
-        "weights": np.float32([[3.0, 4.0]]),
+        "weights": np.array([[3.0, 4.0]], np.float32),
         "bias": np.zeros(2, np.float32),
         "empty": np.zeros((0, 3), np.float32),
         "half": jnp.bfloat16([2.0, 2.0]),

@@ -152,9 +152,10 @@ class LossScaled(LearnedOptimizer):
 
     def with_theta(self, theta: Any, *, num_steps: Any = None) -> Any:
         def update(
-            updates: Any, state: Any, params: Any = None, *, value: Any, **extra: Any
+            updates: Any, state: Any, params: Any = None, **extra_args: Any
         ) -> Any:
-            del params, extra
+            del params
+            value = extra_args["value"]
             left = 1.0 - state.astype(jnp.float32) / num_steps
             rate = -jnp.exp(theta["log_rate"][0]) * value * left
             return jax.tree.map(lambda g: rate * g, updates), state + 1

@@ -1,6 +1,7 @@
 """An unroll is a loop of optax updates, and windows of it can be put together."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from tests.meta_train.problems import LossScaled
 
 FAMILY = Quadratic(dim=3, noise=0.1)
 LOPT = LossScaled()
-THETA = {"log_rate": np.float32([-2.0])}
+THETA = {"log_rate": np.array([-2.0], np.float32)}
 HORIZON = 8
 # A problem that does not start so far out that its normalised loss is cut off.
 KEY = jax.random.key(2)
@@ -50,7 +51,8 @@ def test_unroll_is_a_loop_of_updates(fresh):
     state, losses = run(THETA, fresh, window)
     task = FAMILY.task(fresh.spec)
     tx = LOPT.with_theta(THETA, num_steps=HORIZON)
-    params, opt_state = fresh.params, tx.init(fresh.params)
+    params: Any = fresh.params
+    opt_state: Any = tx.init(params)
     train_key, held_out_key = jax.random.split(fresh.key)
     for t in range(window):
         batch_key, loss_key = jax.random.split(jax.random.fold_in(train_key, t))
@@ -62,7 +64,8 @@ def test_unroll_is_a_loop_of_updates(fresh):
         assert float(losses.train[t]) == pytest.approx(expected, rel=1e-5)
         updates, opt_state = tx.update(grads, opt_state, params, value=loss)
         params = optax.apply_updates(params, updates)
-    np.testing.assert_allclose(state.params["x"], params["x"], rtol=1e-5)
+    want = np.asarray(params["x"])
+    np.testing.assert_allclose(state.params["x"], want, rtol=1e-5)
     batch_key, loss_key = jax.random.split(jax.random.fold_in(held_out_key, window))
     held_out, _ = task.loss(params, loss_key, task.batch(batch_key, "outer_valid"))
     expected = float(task.normalise(held_out))
@@ -104,7 +107,7 @@ def test_spec_start_and_batches_have_keys_of_their_own(fresh):
 
 
 def test_another_theta_is_no_new_program(fresh):
-    other = {"log_rate": np.float32([-3.0])}
+    other = {"log_rate": np.array([-3.0], np.float32)}
     run(THETA, fresh, 4)
     with assert_no_recompile():
         state, _ = run(other, fresh, 4)
@@ -112,7 +115,7 @@ def test_another_theta_is_no_new_program(fresh):
 
 
 def test_vmap_over_theta_equals_a_loop(fresh):
-    thetas = [{"log_rate": np.float32([r])} for r in (-2.0, -4.0)]
+    thetas = [{"log_rate": np.array([r], np.float32)} for r in (-2.0, -4.0)]
     stacked = jax.tree.map(lambda *x: np.stack(x), *thetas)
     _, losses = jax.vmap(lambda theta: run(theta, fresh, 4))(stacked)
     for i, theta in enumerate(thetas):
