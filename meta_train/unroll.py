@@ -79,6 +79,9 @@ def unroll(
         batch_key, loss_key = jax.random.split(jax.random.fold_in(train_key, step))
         batch = task.batch(batch_key, "train")
         (loss, _), grads = value_and_grad(params, loss_key, batch)
+        # Else XLA may fuse the end of the backward pass into the optimizer's sums, in
+        # an order that differs between one device and several: theta's last bits too.
+        grads = jax.lax.optimization_barrier(grads)
         updates, opt_state = tx.update(grads, opt_state, params, value=loss)
         return (optax.apply_updates(params, updates), opt_state), task.normalise(loss)
 

@@ -1,6 +1,7 @@
 """Quadratic bowls with a sampled spectrum."""
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
@@ -43,9 +44,9 @@ class Quadratic(TaskFamily):
     def __post_init__(self) -> None:
         require_sizes("quadratic.dim", [self.dim])
         require_range("quadratic.spectrum", self.spectrum)
-        if not self.noise >= 0:
+        if not 0 <= self.noise < math.inf:
             raise ValueError(
-                f"quadratic.noise must not be negative, got {self.noise!r}"
+                f"quadratic.noise must be finite and not negative, got {self.noise!r}"
             )
 
     def sample(self, key: jax.Array) -> QuadraticSpec:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2o.config import require_positive, require_positive_int
+from l2o.config import require_positive, require_positive_int, require_range
 from l2o.learned.base import LearnedOptimizer, Theta, require_params
 from l2o.learned.network import dense, dense_init, lstm_cell, lstm_init
 
@@ -49,7 +49,8 @@ class LSTM(LearnedOptimizer):
     def __post_init__(self) -> None:
         require_positive_int("hidden_size", self.hidden_size)
         require_positive_int("num_layers", self.num_layers)
-        require_positive("preprocess_p", self.preprocess_p)
+        # float32 holds exp(p) up to 88.
+        require_range("preprocess_p", self.preprocess_p, 0.1, 80.0)
         require_positive("output_scale", self.output_scale)
 
     @property

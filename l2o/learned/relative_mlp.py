@@ -57,8 +57,8 @@ class RelativeMLP(LearnedOptimizer):
     Whatever the gradients are, the root mean square of a tensor does not grow past
     $u e^{4 - \gamma w}$, where decay undoes the largest step (while the decay of one
     step is less than the whole). Errors past the horizon of meta-training thus stay
-    bounded; with VeLO's unit, the current root mean square, a step enlarges the next one
-    and they compound.
+    bounded; with VeLO's unit, the current root mean square, a step enlarges the next
+    one and they compound.
 
     Attributes:
         hidden_size: width of the hidden layers.

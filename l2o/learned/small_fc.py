@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2o.config import require_positive, require_positive_int
+from l2o.config import require_positive, require_positive_int, require_range
 from l2o.learned.accumulators import (
     Decays,
     TensorStats,
@@ -74,6 +74,15 @@ class SmallFC(LearnedOptimizer):
         require_positive_int("hidden_size", self.hidden_size)
         require_positive_int("hidden_layers", self.hidden_layers)
         require_positive("step_mult", self.step_mult)
+        require_range("exp_mult", self.exp_mult, 0.0, 1e3)
+        for name in ("momentum_decays", "rms_decays", "factored_decays"):
+            for decay in getattr(self, name):
+                require_range(name, decay, 0.0, 1.0 - 1e-9)
+        if len(self.rms_decays) not in (1, len(self.momentum_decays)):
+            raise ValueError(
+                "rms_decays must be one, or as many as momentum_decays, got "
+                f"{len(self.rms_decays)} and {len(self.momentum_decays)}"
+            )
 
     @property
     def needs_num_steps(self) -> bool:
