@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from l2o.learned.accumulators import (
     TensorStats,
@@ -19,6 +20,7 @@ from l2o.learned.accumulators import (
     factored_preconditioner,
     safe_rsqrt,
 )
+from l2o.learned.network import SMALL
 
 
 class Moments(NamedTuple):
@@ -106,24 +108,22 @@ def second_moment_scales(features: Sequence[jax.Array], eps: float) -> jax.Array
     A feature of fewer entries is constant along the other axes, so that the mean over
     its own entries is the mean over the tensor.
     """
-    moments: dict[int, jax.Array] = {}
+    sums: dict[int, jax.Array] = {}
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for i, x in enumerate(features):
         by_shape.setdefault(x.shape, []).append(i)
     for shape, members in by_shape.items():
-        if math.prod(shape) > _STACKED:
-            moments |= {i: jnp.mean(jnp.square(features[i])) for i in members}
+        if math.prod(shape) > SMALL:
+            sums |= {i: jnp.sum(jnp.square(features[i])) for i in members}
             continue
         stacked = jnp.stack([features[i].reshape(-1) for i in members])
-        # An empty tensor has no mean; its updates are empty too.
-        means = jnp.sum(jnp.square(stacked), axis=1) / max(1, stacked.shape[1])
-        moments |= {i: means[k] for k, i in enumerate(members)}
-    return jax.lax.rsqrt(eps + jnp.stack([moments[i] for i in range(len(features))]))
+        sums |= dict(zip(members, jnp.sum(jnp.square(stacked), axis=1), strict=True))
+    # Divided together, as one small array. An empty tensor has no mean; its updates are
+    # empty too.
+    counts = np.array([max(1, x.size) for x in features], np.float32)
+    stacked_sums = jnp.stack([sums[i] for i in range(len(features))])
+    return jax.lax.rsqrt(eps + stacked_sums / counts)
 
-
-# Features of at most this size are stacked and reduced in one go: launching a loop for
-# each costs more than the copy. Larger ones are never materialised.
-_STACKED = 1024
 
 STEP_TIMESCALES = (1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5)
 TRAINING_FRACTIONS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)

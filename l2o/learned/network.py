@@ -1,18 +1,27 @@
 """Small networks: the per-parameter MLP, dense layers and the LSTM cell.
 
-The per-parameter MLP is written as elementwise arithmetic, one `feature * weight` term
-after another, instead of a matrix product over a `[..., features]` array. The features
-are then never materialised: XLA fuses the whole update of a tensor into one loop, which
-costs several times less time and memory than stacking them.
+The per-parameter MLP of a large tensor is written as elementwise arithmetic, one
+`feature * weight` term after another, instead of a matrix product over a
+`[..., features]` array. The features are then never materialised: XLA fuses the whole
+update of a tensor into one loop, which costs several times less time and memory.
 """
 
 import functools
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+
+SMALL = 256
+"""Features of tensors of at most this size are stacked in one array.
+
+A loop for each would cost more to compile and to launch than the copy. Those of larger
+tensors are never materialised.
+"""
 
 
 def dense_init(key: jax.Array, inputs: int, outputs: int) -> dict[str, jax.Array]:
@@ -35,7 +44,7 @@ def mlp_init(key: jax.Array, sizes: Sequence[int]) -> list[dict[str, jax.Array]]
     ]
 
 
-def elementwise_mlp(
+def per_parameter_mlp(
     layers: Sequence[Any],
     features: Sequence[jax.Array],
     scales: jax.Array,
@@ -57,6 +66,8 @@ def elementwise_mlp(
     Returns:
         The outputs, a list of arrays broadcastable to `shape`.
     """
+    if math.prod(shape) <= SMALL:
+        return _stacked_mlp(layers, features, scales, shape)
     first = layers[0]
     ndim = len(shape)
     weights = _entries(first["w"] * scales[:, None], ndim)
@@ -81,6 +92,20 @@ def elementwise_mlp(
             for unit, (bias,) in enumerate(biases)
         ]
     return hidden
+
+
+def _stacked_mlp(
+    layers: Sequence[Any],
+    features: Sequence[jax.Array],
+    scales: jax.Array,
+    shape: Sequence[int],
+) -> list[jax.Array]:
+    """The same as products of matrices, over features in one array."""
+    x = jnp.stack([jnp.broadcast_to(f, shape).reshape(-1) for f in features], axis=-1)
+    x = dense({"w": layers[0]["w"] * scales[:, None], "b": layers[0]["b"]}, x)
+    for layer in layers[1:]:
+        x = dense(layer, jax.nn.relu(x))
+    return [x[:, i].reshape(shape) for i in range(x.shape[1])]
 
 
 def _entries(matrix: jax.Array, ndim: int) -> list[list[jax.Array]]:

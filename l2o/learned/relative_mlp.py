@@ -22,7 +22,7 @@ from l2o.learned.features import (
     second_moment_scales,
     small_fc_features,
 )
-from l2o.learned.network import elementwise_mlp, mlp_init
+from l2o.learned.network import mlp_init, per_parameter_mlp
 
 
 NUM_MOMENT_FEATURES = (
@@ -177,7 +177,7 @@ def _update_tensor(
     # Time has no second moment over the tensor: it enters as it is.
     scales = jnp.concatenate([scales, jnp.ones_like(time)])
     features += [t.reshape((1,) * p.ndim) for t in time]
-    (direction,) = elementwise_mlp(layers, features, scales, p.shape)
+    (direction,) = per_parameter_mlp(layers, features, scales, p.shape)
     direction = jnp.broadcast_to(direction, p.shape)
     mean_square = jnp.sum(jnp.square(direction)) / max(1, p.size)
     bounded = direction * (unit * jax.lax.rsqrt(1.0 + mean_square))

@@ -23,7 +23,7 @@ from l2o.learned.features import (
     small_fc_features,
     step_features,
 )
-from l2o.learned.network import elementwise_mlp, mlp_init
+from l2o.learned.network import mlp_init, per_parameter_mlp
 
 
 class SmallFCState(NamedTuple):
@@ -174,6 +174,6 @@ def _update_tensor(
     # Time has no second moment over the tensor: it enters as it is.
     scales = jnp.concatenate([scales, jnp.ones_like(time)])
     features += [t.reshape((1,) * p.ndim) for t in time]
-    direction, magnitude = elementwise_mlp(layers, features, scales, p.shape)
+    direction, magnitude = per_parameter_mlp(layers, features, scales, p.shape)
     step = direction * jnp.exp(magnitude * config.exp_mult) * config.step_mult
     return (-jnp.broadcast_to(step, p.shape)).astype(dtype), stats

@@ -32,10 +32,10 @@ from l2o.learned.loss_features import (
 from l2o.learned.network import (
     dense,
     dense_init,
-    elementwise_mlp,
     lstm_cell,
     lstm_init,
     mlp_init,
+    per_parameter_mlp,
 )
 
 
@@ -307,7 +307,7 @@ def _update_tensor(
         *(*f.row, *f.col, *f.inverse_row, *f.inverse_col, *f.momentum_over_factored),
     ]
     scales = second_moment_scales(features, eps=1e-5)
-    direction, magnitude, _ = elementwise_mlp(layers, features, scales, p.shape)
+    direction, magnitude, _ = per_parameter_mlp(layers, features, scales, p.shape)
     unit = jnp.sqrt(_mean(jnp.square(p)) + 1e-9) * (config.step_mult * step_size)
     step = direction * jnp.exp(magnitude * config.exp_mult) * unit
     return -jnp.broadcast_to(step, p.shape), stats

@@ -14,11 +14,11 @@ from meta_train.estimators.base import (
     MetaGradient,
     fixed_order_sum,
 )
-from meta_train.estimators.credit import Credit
+from meta_train.estimators.credit import Credit, Credited
 from meta_train.meta_loss import MetaLoss
 from meta_train.perturb import antithetic_gradient, antithetic_points, sample_noise
 from meta_train.schedules import TruncationSchedule
-from meta_train.unroll import UnrollState, start, unroll
+from meta_train.unroll import UnrollState, WindowLosses, start, unroll
 from tasks.base import TaskFamily
 
 
@@ -167,14 +167,14 @@ class EvolutionStrategies(GradientEstimator):
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
         return ravel_pytree(zeros)[1](theta)
 
-    def _pair(
+    def _begin(
         self,
         theta: jax.Array,
         state: PairState,
         key: jax.Array,
         outer_step: jax.Array,
-    ) -> tuple[_Row, PairState]:
-        """One window of one pair."""
+    ) -> tuple[Credited, jax.Array, jax.Array, UnrollState]:
+        """What one pair does before a window: noise, thetas `[2, size]`, problems."""
         noise_key, problem_key = jax.random.split(key)
         fresh = sample_noise(noise_key, theta.size, self.sigma)
         ended = state.unrolls.step[0] >= state.unrolls.horizon[0]
@@ -185,15 +185,16 @@ class EvolutionStrategies(GradientEstimator):
         unrolls = jax.tree.map(
             lambda a, b: jnp.where(restarted, a, b), new, state.unrolls
         )
-        unrolls, losses = jax.vmap(
-            lambda theta, state: unroll(
-                self.family, self.lopt, self._unravel(theta), state, self.window
-            )
-        )(thetas, unrolls)
-        plus, minus = jax.vmap(self.meta_loss)(losses)
+        return used, restarted, thetas, unrolls
+
+    def _end(
+        self, used: Credited, restarted: jax.Array, losses: WindowLosses
+    ) -> tuple[_Row, jax.Array]:
+        """What one pair's losses `[2, ...]` add, and whether they are finite."""
+        meta = jax.vmap(self.meta_loss)(losses)
+        plus, minus = meta
         gradient = antithetic_gradient(used.credit, plus, minus, self.sigma)
         valid = jnp.isfinite(plus - minus)
-        meta = jnp.stack([plus, minus])
         finite = jnp.isfinite(meta)
         row = _Row(
             gradient=jnp.where(valid, gradient, 0.0),
@@ -202,7 +203,7 @@ class EvolutionStrategies(GradientEstimator):
             valid=valid.astype(jnp.int32),
             restarts=restarted.astype(jnp.int32),
         )
-        return row, PairState(unrolls=unrolls, memory=used.memory, broken=~valid)
+        return row, valid
 
     def _block(
         self,
@@ -211,9 +212,29 @@ class EvolutionStrategies(GradientEstimator):
         key: jax.Array,
         outer_step: jax.Array,
     ) -> tuple[_Row, PairState]:
-        """One window of one block; the only place where pairs are vmapped."""
+        """One window of one block; the only place where problems are vmapped."""
         keys = jax.random.split(key, self.block)
-        rows, state = jax.vmap(
-            lambda state, key: self._pair(theta, state, key, outer_step)
+        used, restarted, thetas, unrolls = jax.vmap(
+            lambda state, key: self._begin(theta, state, key, outer_step)
         )(state, keys)
+        # Both signs of all pairs along one axis: a vmap inside another would trace and
+        # batch the unrolled loop twice.
+        unrolls, losses = jax.vmap(
+            lambda theta, state: unroll(
+                self.family, self.lopt, self._unravel(theta), state, self.window
+            )
+        )(*jax.tree.map(_merge, (thetas, unrolls)))
+        unrolls, losses = jax.tree.map(_split, (unrolls, losses))
+        rows, valid = jax.vmap(self._end)(used, restarted, losses)
+        state = PairState(unrolls=unrolls, memory=used.memory, broken=~valid)
         return jax.tree.map(lambda x: jnp.sum(x, axis=0), rows), state
+
+
+def _merge(x: jax.Array) -> jax.Array:
+    """`[pairs, 2, ...]` to `[2 pairs, ...]`."""
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _split(x: jax.Array) -> jax.Array:
+    """`[2 pairs, ...]` to `[pairs, 2, ...]`."""
+    return x.reshape(-1, 2, *x.shape[1:])

@@ -38,7 +38,10 @@ class Labelled:
             Inputs `[size, ...]` and labels `[size]`.
         """
         inputs = self.inputs[split]
-        index = jax.random.randint(key, (size,), 0, inputs.shape[0])
+        # Half the work of randint, whose second draw evens out what the remainder
+        # favours: here by less than one in a million for up to 4,000 examples.
+        bits = jax.random.bits(key, (size,), jnp.uint32)
+        index = bits % jnp.uint32(inputs.shape[0])
         return inputs[index], self.labels[split][index]
 
 

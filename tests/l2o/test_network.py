@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from l2o.learned.network import dense, elementwise_mlp, lstm_cell, lstm_init, mlp_init
+from l2o.learned.network import dense, lstm_cell, lstm_init, mlp_init, per_parameter_mlp
 
 
 def plain_mlp(layers, features, scales, shape):
@@ -21,7 +21,7 @@ def plain_mlp(layers, features, scales, shape):
 
 def run(layers, features, scales, shape):
     features = [jnp.array(f) for f in features]
-    return elementwise_mlp(layers, features, jnp.array(scales), shape)
+    return per_parameter_mlp(layers, features, jnp.array(scales), shape)
 
 
 def random_layers(key, sizes):
@@ -45,7 +45,7 @@ def random_layers(key, sizes):
     ],
 )
 @pytest.mark.parametrize("hidden", [(), (4,), (4, 3)])
-def test_elementwise_mlp_is_a_matrix_product_at_every_entry(
+def test_per_parameter_mlp_is_a_matrix_product_at_every_entry(
     shape, feature_shapes, hidden
 ):
     rng = np.random.default_rng(1)

@@ -40,7 +40,7 @@ def tiny_suite(monkeypatch):
     cell = Cell("bowl", "nothing", family, horizon=10, seeds=(0, 1), spec=sampled)
     suite = Suite("tiny", 1, (cell,), num_records=5, eval_batches=1)
     monkeypatch.setitem(SUITES, "tiny", suite)
-    monkeypatch.setattr(commands, "baselines", lambda: baselines(["sgd", "adam"]))
+    monkeypatch.setattr(commands, "baselines", lambda names: baselines(["sgd", "adam"]))
     return suite
 
 
