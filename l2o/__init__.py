@@ -7,8 +7,8 @@
     updates, state = tx.update(grads, state, params, value=loss)
 
 `l2o.load` gives the architecture and its meta-parameters apart, to fine-tune or to run
-under vmap; `l2o.save` writes them back. Architectures (`SmallFC`, `LSTM`, `VeLO`) are
-`LearnedOptimizer`s: sizes without weights.
+under vmap; `l2o.save` writes them back. Architectures (`SmallFC`, `LSTM`, `VeLO`,
+`RelativeMLP`) are `LearnedOptimizer`s: sizes without weights.
 
 Names are imported at first use, so that `import l2o` costs nothing.
 """
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from l2o.checkpoint import load, optimizer, save
-    from l2o.learned import LSTM, SmallFC, VeLO
+    from l2o.learned import LSTM, RelativeMLP, SmallFC, VeLO
     from l2o.learned.base import LearnedOptimizer
     from l2o.storage import CheckpointError
 
@@ -28,6 +28,7 @@ __all__ = [
     "LSTM",
     "CheckpointError",
     "LearnedOptimizer",
+    "RelativeMLP",
     "SmallFC",
     "VeLO",
     "__version__",
@@ -45,6 +46,7 @@ _MODULES = {
     "CheckpointError": "l2o.storage",
     "LSTM": "l2o.learned",
     "LearnedOptimizer": "l2o.learned.base",
+    "RelativeMLP": "l2o.learned",
     "SmallFC": "l2o.learned",
     "VeLO": "l2o.learned",
     "load": "l2o.checkpoint",
