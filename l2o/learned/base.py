@@ -1,6 +1,7 @@
 """The contract of a learned optimizer."""
 
 import abc
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -75,6 +76,29 @@ def require_num_steps(lopt: LearnedOptimizer, num_steps: Any) -> None:
         )
     if lopt.needs_num_steps and isinstance(num_steps, int | float) and num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps!r}")
+
+
+def map_tensors(
+    update_one: Callable[..., tuple[jax.Array, Any]], updates: Any, *others: Any
+) -> tuple[Any, Any]:
+    """Applies an update to every tensor of a tree.
+
+    Args:
+        update_one: `(g, *others) -> (step, state)`, for one tensor.
+        updates: the gradients.
+        *others: trees that begin like `updates`; what they hold below its leaves is
+            handed over whole.
+
+    Returns:
+        Steps, and states, both in the structure of `updates`.
+    """
+    leaves, tree = jax.tree.flatten(updates)
+    columns = [tree.flatten_up_to(other) for other in others]
+    results = [update_one(*row) for row in zip(leaves, *columns, strict=True)]
+    return (
+        tree.unflatten([step for step, _ in results]),
+        tree.unflatten([state for _, state in results]),
+    )
 
 
 def require_params(lopt: LearnedOptimizer, params: Any) -> None:

@@ -1,6 +1,7 @@
 """The coordinate-wise LSTM of Andrychowicz et al. (2016)."""
 
 import dataclasses
+import functools
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from l2o.config import require_positive, require_positive_int, require_range
-from l2o.learned.base import LearnedOptimizer, Theta, require_params
+from l2o.learned.base import LearnedOptimizer, Theta, map_tensors, require_params
 from l2o.learned.network import dense, dense_init, lstm_cell, lstm_init
 
 
@@ -91,20 +92,9 @@ class LSTM(LearnedOptimizer):
         ) -> tuple[optax.Updates, LSTMState]:
             del extra_args
             require_params(self, params)
-            leaves, tree = jax.tree.flatten(updates)
-            results = [
-                _update_tensor(self, theta, g, p, layers)
-                for g, p, layers in zip(
-                    leaves,
-                    tree.flatten_up_to(params),
-                    tree.flatten_up_to(state.layers),
-                    strict=True,
-                )
-            ]
-            return (
-                tree.unflatten([step for step, _ in results]),
-                LSTMState(layers=tree.unflatten([layers for _, layers in results])),
-            )
+            update_one = functools.partial(_update_tensor, self, theta)
+            steps, layers = map_tensors(update_one, updates, params, state.layers)
+            return steps, LSTMState(layers=layers)
 
         return optax.GradientTransformationExtraArgs(init, update)
 

@@ -1,6 +1,7 @@
 """A per-parameter MLP whose steps are bounded relative to the initial weights."""
 
 import dataclasses
+import functools
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from l2o.learned.accumulators import DECAYS, TensorStats, init_stats, update_sta
 from l2o.learned.base import (
     LearnedOptimizer,
     Theta,
+    map_tensors,
     require_num_steps,
     require_params,
 )
@@ -122,19 +124,12 @@ class RelativeMLP(LearnedOptimizer):
                 self.schedule_gain * jnp.dot(theta["schedule"], time)
             )
             decay = jnp.exp(self.schedule_gain * theta["decay"] - 4.0)
-            leaves, tree = jax.tree.flatten(updates)
-            results = [
-                _update_tensor(theta["mlp"], time, rate, decay, unit, g, p, stats)
-                for g, p, unit, stats in zip(
-                    leaves,
-                    tree.flatten_up_to(params),
-                    tree.flatten_up_to(state.unit),
-                    tree.flatten_up_to(state.stats),
-                    strict=True,
-                )
-            ]
-            steps = tree.unflatten([step for step, _ in results])
-            stats = tree.unflatten([stats for _, stats in results])
+            update_one = functools.partial(
+                _update_tensor, theta["mlp"], time, rate, decay
+            )
+            steps, stats = map_tensors(
+                update_one, updates, params, state.unit, state.stats
+            )
             return steps, state._replace(step=state.step + 1, stats=stats)
 
         return optax.GradientTransformationExtraArgs(init, update)
@@ -163,9 +158,9 @@ def _update_tensor(
     time: jax.Array,
     rate: jax.Array,
     decay: jax.Array,
-    unit: jax.Array,
     g: jax.Array,
     p: jax.Array,
+    unit: jax.Array,
     stats: TensorStats,
 ) -> tuple[jax.Array, TensorStats]:
     """The update of one tensor: features and weights in, step and statistics out."""

@@ -1,6 +1,7 @@
 """A per-parameter MLP on gradient statistics (Metz et al. 2022)."""
 
 import dataclasses
+import functools
 import math
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,7 +16,7 @@ from l2o.learned.accumulators import (
     init_stats,
     update_stats,
 )
-from l2o.learned.base import LearnedOptimizer, Theta, require_params
+from l2o.learned.base import LearnedOptimizer, Theta, map_tensors, require_params
 from l2o.learned.features import (
     STEP_TIMESCALES,
     moment_features,
@@ -130,18 +131,10 @@ class SmallFC(LearnedOptimizer):
             del extra_args
             require_params(self, params)
             time = step_features(state.step)
-            leaves, tree = jax.tree.flatten(updates)
-            results = [
-                _update_tensor(self, theta["mlp"], decays, time, g, p, stats)
-                for g, p, stats in zip(
-                    leaves,
-                    tree.flatten_up_to(params),
-                    tree.flatten_up_to(state.stats),
-                    strict=True,
-                )
-            ]
-            steps = tree.unflatten([step for step, _ in results])
-            stats = tree.unflatten([stats for _, stats in results])
+            update_one = functools.partial(
+                _update_tensor, self, theta["mlp"], decays, time
+            )
+            steps, stats = map_tensors(update_one, updates, params, state.stats)
             return steps, SmallFCState(step=state.step + 1, stats=stats)
 
         return optax.GradientTransformationExtraArgs(init, update)
