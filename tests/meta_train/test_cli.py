@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import l2o
@@ -377,4 +378,8 @@ def test_output_that_cannot_be_written_is_one_line():
 
 
 def test_the_result_is_an_optimizer(reference):
-    l2o.optimizer(reference / "optimizer", num_steps=10)
+    tx = l2o.optimizer(reference / "optimizer", num_steps=10)
+    params = {"x": np.ones(4, np.float32)}
+    updates, _ = tx.update({"x": np.ones(4, np.float32)}, tx.init(params), params)
+    assert np.all(np.isfinite(updates["x"]))
+    assert np.any(updates["x"] != 0)
