@@ -31,8 +31,8 @@ def use_all_cores() -> None:
 def compiler_options() -> dict[str, Any]:
     """How to compile an outer step.
 
-    On CPUs LLVM's third level of optimisation takes half as long again as the second,
-    for code that is no faster (`l2o bench meta-training`).
+    On CPUs LLVM's third level of optimisation takes longer than the second, for code
+    that is no faster.
     """
     if jax.default_backend() == "cpu":
         return {"xla_backend_optimization_level": 2}

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 
-from l2o.learned import LearnedOptimizer, SmallFC, VeLO
+from l2o.learned import LearnedOptimizer, SmallFC, VeLO, features, network
 
 
 HERE = Path(__file__).parent
@@ -88,7 +88,7 @@ def pytest_generate_tests(metafunc):
         if not paths:
             raise pytest.UsageError(f"--golden must hold *.npz files, got {folder}")
         ids = [path.stem for path in paths]
-        metafunc.parametrize("recording", paths, ids=ids, indirect=True, scope="module")
+        metafunc.parametrize("recording", paths, ids=ids, indirect=True)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -106,8 +106,19 @@ def follow(lopt, theta, params, grads, losses, num_steps):
     return jax.lax.scan(body, (params, tx.init(params)), (grads, losses))[1]
 
 
+@pytest.fixture(params=["small tensors", "large tensors"])
+def layout(request, monkeypatch):
+    """The recorded tensors are all small: they are also put through the other way."""
+    if request.param == "large tensors":
+        for module in (network, features):
+            monkeypatch.setattr(module, "SMALL", -1)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
-def recording(request):
+def recording(request, layout):
     """The recorded file's content, and our trajectory under its theta."""
     path = request.param
     with np.load(path) as file:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from l2o.learned import network
 from l2o.learned.network import dense, lstm_cell, lstm_init, mlp_init, per_parameter_mlp
 
 
@@ -45,9 +46,12 @@ def random_layers(key, sizes):
     ],
 )
 @pytest.mark.parametrize("hidden", [(), (4,), (4, 3)])
+@pytest.mark.parametrize("small", [network.SMALL, -1])
 def test_per_parameter_mlp_is_a_matrix_product_at_every_entry(
-    shape, feature_shapes, hidden
+    monkeypatch, shape, feature_shapes, hidden, small
 ):
+    """Stacked, as small tensors are, and entry by entry, as large ones are."""
+    monkeypatch.setattr(network, "SMALL", small)
     rng = np.random.default_rng(1)
     features = [rng.normal(size=s).astype(np.float32) for s in feature_shapes]
     scales = rng.uniform(0.5, 2.0, size=len(features)).astype(np.float32)
