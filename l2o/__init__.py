@@ -7,8 +7,9 @@
     updates, state = tx.update(grads, state, params, value=loss)
 
 `l2o.load` gives the architecture and its meta-parameters apart, to fine-tune or to run
-under vmap; `l2o.save` writes them back. Architectures (`SmallFC`, `LSTM`, `VeLO`,
-`RelativeMLP`) are `LearnedOptimizer`s: sizes without weights.
+under vmap; `l2o.save` writes them back. Architectures (`SmallFC`, `VeLO`, `LSTM` and
+so on) are `LearnedOptimizer`s: sizes without weights. `l2o.import_public` and
+`l2o.export_public` are for the published weights of other projects.
 
 Names are imported at first use, so that `import l2o` costs nothing.
 """
@@ -20,18 +21,38 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from l2o.checkpoint import load, optimizer, save
-    from l2o.learned import LSTM, RelativeMLP, SmallFC, VeLO
+    from l2o.learned import (
+        LSTM,
+        Celo,
+        Celo2,
+        CeloAdam,
+        LearnableAdam,
+        LearnableSGD,
+        RelativeMLP,
+        RNNProp,
+        SmallFC,
+        VeLO,
+    )
     from l2o.learned.base import LearnedOptimizer
+    from l2o.public_format import export_public, import_public
     from l2o.storage import CheckpointError
 
 __all__ = [
     "LSTM",
+    "Celo",
+    "Celo2",
+    "CeloAdam",
     "CheckpointError",
+    "LearnableAdam",
+    "LearnableSGD",
     "LearnedOptimizer",
+    "RNNProp",
     "RelativeMLP",
     "SmallFC",
     "VeLO",
     "__version__",
+    "export_public",
+    "import_public",
     "load",
     "optimizer",
     "save",
@@ -43,12 +64,20 @@ except importlib.metadata.PackageNotFoundError:  # run from a checkout
     __version__ = "0+unknown"
 
 _MODULES = {
+    "Celo": "l2o.learned",
+    "Celo2": "l2o.learned",
+    "CeloAdam": "l2o.learned",
     "CheckpointError": "l2o.storage",
     "LSTM": "l2o.learned",
+    "LearnableAdam": "l2o.learned",
+    "LearnableSGD": "l2o.learned",
     "LearnedOptimizer": "l2o.learned.base",
+    "RNNProp": "l2o.learned",
     "RelativeMLP": "l2o.learned",
     "SmallFC": "l2o.learned",
     "VeLO": "l2o.learned",
+    "export_public": "l2o.public_format",
+    "import_public": "l2o.public_format",
     "load": "l2o.checkpoint",
     "optimizer": "l2o.checkpoint",
     "save": "l2o.checkpoint",

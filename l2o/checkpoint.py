@@ -48,14 +48,11 @@ def save(
             fact is one that the manifest states itself.
     """
     path = Path(path)
-    architecture = _architecture_of(lopt)
+    architecture = architecture_of(lopt)
     written_here = sorted(set(_WRITTEN_HERE) & set(provenance))
     if written_here:
         raise ValueError(f"provenance {written_here} is recorded by save itself")
-    try:
-        trees.require_same(list(trees.to_host(theta)), _abstract_theta(lopt))
-    except ValueError as error:
-        raise ValueError(f"theta is not {architecture}'s: {error}") from error
+    require_theta(lopt, theta)
     defaults = {
         "name": path.resolve().name,
         "config": None,
@@ -146,7 +143,8 @@ def theta_sha256(theta: Theta) -> str:
     return trees.sha256(trees.to_host(theta))
 
 
-def _architecture_of(lopt: LearnedOptimizer) -> str:
+def architecture_of(lopt: LearnedOptimizer) -> str:
+    """Returns the name of an architecture; raises ValueError where it has none."""
     for name, architecture in ARCHITECTURES.items():
         if type(lopt) is architecture:
             return name
@@ -154,6 +152,14 @@ def _architecture_of(lopt: LearnedOptimizer) -> str:
         f"a saved optimizer must be one of {sorted(ARCHITECTURES)}, "
         f"got {type(lopt).__name__}"
     )
+
+
+def require_theta(lopt: LearnedOptimizer, theta: Theta) -> None:
+    """Raises ValueError unless theta has the structure, shapes and dtypes of lopt's."""
+    try:
+        trees.require_same(list(trees.to_host(theta)), _abstract_theta(lopt))
+    except ValueError as error:
+        raise ValueError(f"theta is not {architecture_of(lopt)}'s: {error}") from error
 
 
 def _abstract_theta(lopt: LearnedOptimizer) -> Theta:

@@ -88,6 +88,12 @@ def sha256(arrays: Mapping[Leaf, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
+def by_path(tree: Any) -> dict[tuple[str, ...], Any]:
+    """Returns the leaves of a tree by the names and indices on the way to them."""
+    paths, leaves, _ = _flatten(tree)
+    return dict(zip(paths, leaves, strict=True))
+
+
 def nest(values: Mapping[tuple[str, ...], Any]) -> Any:
     """Returns nested dicts; the leaf itself for a tree that is one leaf."""
     if () in values:

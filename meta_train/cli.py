@@ -1,4 +1,4 @@
-"""The command line: `l2o train`, `l2o eval`, `l2o list`, `l2o bench`.
+"""The command line: `l2o train`, `eval`, `list`, `bench`, `import`.
 
 Exit status 0 done, 1 failed, 2 wrong usage. An error is one line on stderr.
 """
@@ -82,11 +82,30 @@ class Bench(Common):
     """Antithetic pairs."""
 
 
+@dataclass(frozen=True)
+class Import(Common):
+    """Make a checkpoint of weights that other projects published (flax msgpack)."""
+
+    file: Annotated[Positional[str], arg(metavar="FILE")]
+    """The file of weights, usually named theta.state."""
+    arch: Annotated[str, arg(metavar="NAME")]
+    """Of what: small_fc, velo, celo, celo_adam, celo2 or celo2_base."""
+    out: Annotated[str, arg(metavar="DIR")]
+    """Directory to make, named as the optimizer."""
+    overrides: Annotated[
+        UseAppendAction[list[str]], arg(name="set", metavar="FIELD=VALUE")
+    ] = field(default_factory=list)
+    """Set a field of the architecture that weights do not tell; repeatable."""
+    licence: str = "unknown"
+    """The licence of the weights, for the manifest."""
+
+
 Command = (
     Annotated[Train, subcommand("train")]
     | Annotated[Eval, subcommand("eval")]
     | Annotated[List, subcommand("list")]
     | Annotated[Bench, subcommand("bench")]
+    | Annotated[Import, subcommand("import")]
 )
 
 
@@ -185,6 +204,7 @@ def _eval(command: Eval) -> int:
 
 
 def _list(command: List) -> int:
+    from l2o.learned.facts import table
     from meta_train.commands import listing
 
     entries = listing(command.what)
@@ -193,6 +213,9 @@ def _list(command: List) -> int:
         return 0
     for kind, rows in entries.items():
         print(f"{kind}:")
+        if kind == "architectures":
+            print(table(rows))
+            continue
         width = max(map(len, rows), default=0)
         for name, text in rows.items():
             print(f"  {name:{width}}  {text}".rstrip())
@@ -215,9 +238,23 @@ def _bench(command: Bench) -> int:
     return 0
 
 
+def _import(command: Import) -> int:
+    from meta_train.commands import import_weights
+
+    return import_weights(
+        file=Path(command.file),
+        arch=command.arch,
+        out=Path(command.out),
+        overrides=command.overrides,
+        licence=command.licence,
+        as_json=command.json,
+    )
+
+
 _RUN: dict[type, Any] = {
     Train: _train,
     Eval: _eval,
     List: _list,
     Bench: _bench,
+    Import: _import,
 }

@@ -1,6 +1,8 @@
 """What the commands do."""
 
 import contextlib
+import dataclasses
+import hashlib
 import json
 import shlex
 import shutil
@@ -16,6 +18,7 @@ from l2o import released
 from l2o.checkpoint import theta_sha256
 from l2o.config import build, nearest, override
 from l2o.learned import ARCHITECTURES
+from l2o.learned.facts import facts
 from l2o.storage import read_manifest
 from meta_test import report as reports
 from meta_test.evaluate import Progress as Cells, Report, evaluate as judge
@@ -119,8 +122,8 @@ def evaluate(
     return 0
 
 
-def listing(what: str) -> dict[str, dict[str, str]]:
-    """`l2o list`: names and a line on each, by kind."""
+def listing(what: str) -> dict[str, dict[str, Any]]:
+    """`l2o list`: names by kind, with a line on each; facts on an architecture."""
 
     def first_line(thing: Any) -> str:
         return (thing.__doc__ or "").strip().splitlines()[0]
@@ -141,7 +144,9 @@ def listing(what: str) -> dict[str, dict[str, str]]:
             n: "learning rates " + ", ".join(f"{r:g}" for r in b.learning_rates)
             for n, b in BASELINES.items()
         },
-        "architectures": {n: first_line(c) for n, c in ARCHITECTURES.items()},
+        "architectures": {
+            n: dataclasses.asdict(facts(c())) for n, c in ARCHITECTURES.items()
+        },
         "tasks": {n: first_line(c) for n, c in FAMILIES.items()},
         "suites": {n: cells(s) for n, s in SUITES.items()},
         "configs": {n: _describe(configs.load(n)) for n in configs.names()},
@@ -149,8 +154,42 @@ def listing(what: str) -> dict[str, dict[str, str]]:
     if what == "all":
         return entries
     if what == "optimizers":
-        return {kind: entries[kind] for kind in ("optimizers", "baselines")}
+        kinds = ("optimizers", "baselines", "architectures")
+        return {kind: entries[kind] for kind in kinds}
     return {what: entries[what]}
+
+
+def import_weights(
+    *,
+    file: Path,
+    arch: str,
+    out: Path,
+    overrides: Sequence[str],
+    licence: str,
+    as_json: bool,
+) -> int:
+    """`l2o import`: a checkpoint of published weights, and where they came from."""
+    if out.exists():
+        raise FileExistsError(f"--out must be a directory to make, {out} exists")
+    flags: dict[str, Any] = {}
+    for assignment in overrides:
+        flags = override(flags, assignment)
+    lopt, theta = l2o.import_public(file, arch, **flags)
+    with file.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    source = {"file": file.name, "sha256": sha256, "arch": arch}
+    l2o.save(out, lopt, theta, licence=licence, source=source)
+    manifest = read_manifest(out)
+    shown = ("architecture", "sizes", "num_meta_parameters", "theta_sha256", "licence")
+    if as_json:
+        summary = {"directory": str(out), "source": source}
+        _print_json(True, summary | {name: manifest[name] for name in shown})
+    else:
+        print(
+            f"{out}: {manifest['architecture']}, {manifest['num_meta_parameters']:,} "
+            f"meta-parameters, from {file.name} of sha256 {sha256}"
+        )
+    return 0
 
 
 def suite(name: str) -> Suite:
@@ -218,8 +257,8 @@ def _judge(
 
             def on_progress(cells: Cells) -> None:
                 stop.check()
-                facts = {"cell": cells.cell.name, "optimizer": cells.contender.name}
-                bar.update(cells.done, cells.total, facts)
+                where = {"cell": cells.cell.name, "optimizer": cells.contender.name}
+                bar.update(cells.done, cells.total, where)
 
             report = judge(
                 [*contenders, *baselines(chosen.baselines)],

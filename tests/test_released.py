@@ -1,5 +1,7 @@
 """What is shipped under checkpoints/ is what it says it is."""
 
+import hashlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,13 +16,18 @@ from meta_test.inner_loop import run_grid
 from meta_test.optimizers import learned
 from meta_test.suites import QUICK
 from meta_train import config as configs
+from tests.helpers import ROOT
 
 
 NAMES = released.names()
+# Weights of other projects say which file they were imported from.
+IMPORTED = [n for n in NAMES if "source" in read_manifest(released.find(n))]
+TRAINED = [n for n in NAMES if n not in IMPORTED]
 
 
-def test_there_is_a_released_optimizer():
-    assert "digits-mlp" in NAMES
+def test_there_are_released_optimizers():
+    assert "digits-mlp" in TRAINED
+    assert "celo-public" in IMPORTED
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -28,22 +35,42 @@ def test_manifest_states_what_is_there(name):
     manifest = read_manifest(released.find(name))
     lopt, theta = l2o.load(name)
     assert manifest["name"] == name
-    assert manifest["licence"] == "Apache-2.0"
     assert manifest["theta_sha256"] == theta_sha256(theta)
-    sizes = [x.size for x in jax.tree.leaves(lopt.init_theta(jax.random.key(0)))]
-    assert manifest["num_meta_parameters"] == sum(sizes)
-    assert manifest["compute"]["inner_steps"] > 0
+    own = jax.eval_shape(lopt.init_theta, jax.random.key(0))
+    assert manifest["num_meta_parameters"] == sum(x.size for x in jax.tree.leaves(own))
     card = (released.find(name) / "README.md").read_text(encoding="utf-8")
     assert card.startswith(f"# {name}\n")
     assert manifest["theta_sha256"] in card
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_the_packaged_config_is_the_one_it_was_trained_with(name):
     manifest = read_manifest(released.find(name))
     assert manifest["config_hash"] == config_hash(to_dict(configs.load(name)))
+    assert manifest["compute"]["inner_steps"] > 0
+    assert manifest["licence"] == "Apache-2.0"
 
 
+@pytest.mark.parametrize("name", IMPORTED)
+def test_imported_weights_come_with_their_licence(name):
+    folder = released.find(name)
+    manifest = read_manifest(folder)
+    kind, holder = manifest["licence"].split(", ")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert manifest["source"]["sha256"] in card
+    assert f"{kind} License\n\n{holder}\n\nPermission is hereby granted" in card
+    assert f"checkpoints/{name}" in (ROOT / "NOTICE").read_text(encoding="utf-8")
+
+
+def test_celo_is_the_file_that_was_published(tmp_path):
+    lopt, theta = l2o.load("celo-public")
+    l2o.export_public(tmp_path / "theta.state", lopt, theta)
+    content = (tmp_path / "theta.state").read_bytes()
+    source = read_manifest(released.find("celo-public"))["source"]
+    assert hashlib.sha256(content).hexdigest() == source["sha256"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_it_trains_the_plain_digits_mlp(name):
     """Far below the 0.1 that plain SGD reaches in 200 steps, from two seeds."""

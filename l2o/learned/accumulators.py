@@ -77,6 +77,11 @@ def init_stats(p: jax.Array, decays: Decays) -> TensorStats:
     )
 
 
+def clip_gradient(g: jax.Array) -> jax.Array:
+    """The gradient in float32, cut off at -1000 and 1000 as in VeLO and Celo."""
+    return jnp.clip(g.astype(jnp.float32), -1000.0, 1000.0)
+
+
 def update_stats(stats: TensorStats, g: jax.Array, decays: Decays) -> TensorStats:
     """Moves every average one step towards the gradient `g` (float32)."""
     # A learned decay may leave [0, 1]; a second moment must not turn negative.

@@ -26,6 +26,12 @@ class LearnedOptimizer(abc.ABC):
     needs_value: ClassVar[bool]
     """Whether `update` must be given the current loss as `value=`."""
 
+    inputs: ClassVar[str]
+    """What the network reads, in a line of the table that `l2o list` prints."""
+
+    source: ClassVar[str]
+    """Where it is published, likewise."""
+
     @property
     @abc.abstractmethod
     def needs_num_steps(self) -> bool:
@@ -107,4 +113,13 @@ def require_params(lopt: LearnedOptimizer, params: Any) -> None:
         raise ValueError(
             f"{type(lopt).__name__} reads the parameters: "
             "call update(grads, state, params), got params=None"
+        )
+
+
+def require_value(lopt: LearnedOptimizer, value: Any) -> None:
+    """Raises unless an architecture that needs it was given the loss."""
+    if lopt.needs_value and value is None:
+        raise ValueError(
+            f"{type(lopt).__name__} reads the course of the loss: "
+            "call update(grads, state, params, value=loss), got value=None"
         )

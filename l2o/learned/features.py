@@ -28,9 +28,9 @@ class Moments(NamedTuple):
 
     momentum: tuple[jax.Array, ...]  # m
     rms: tuple[jax.Array, ...]  # v, the averaged squared gradient
-    momentum_over_rms: tuple[jax.Array, ...]  # m / sqrt(v + 1e-6)
-    inverse_rms: tuple[jax.Array, ...]  # 1 / sqrt(v + 1e-6)
-    gradient_over_rms: tuple[jax.Array, ...]  # g / sqrt(v + 1e-6)
+    momentum_over_rms: tuple[jax.Array, ...]  # m / sqrt(v + rms_floor)
+    inverse_rms: tuple[jax.Array, ...]  # 1 / sqrt(v + rms_floor)
+    gradient_over_rms: tuple[jax.Array, ...]  # g / sqrt(v + rms_floor)
     gradient_over_factored: tuple[jax.Array, ...]  # g over Adafactor's root moment
     row: tuple[jax.Array, ...]  # Adafactor's row averages
     col: tuple[jax.Array, ...]
@@ -40,7 +40,7 @@ class Moments(NamedTuple):
 
 
 def moment_features(
-    stats: TensorStats, g: jax.Array, *, diagonal_floor: float
+    stats: TensorStats, g: jax.Array, *, diagonal_floor: float, rms_floor: float = 1e-6
 ) -> Moments:
     """Computes every feature that is made of the gradient and its averages.
 
@@ -50,12 +50,13 @@ def moment_features(
         diagonal_floor: added to the second moment under the momentum of tensors with
             fewer than two axes, where the public codes disagree: 1e-6 in small_fc, 0 in
             VeLO.
+        rms_floor: added to the averaged squared gradient; 1e-8 in Celo2.
 
     Returns:
         The groups; tuples run over the decays. Tensors with fewer than two axes use
         their full second moment in place of rows and columns.
     """
-    inverse_rms = tuple(jax.lax.rsqrt(v + 1e-6) for v in stats.rms)
+    inverse_rms = tuple(jax.lax.rsqrt(v + rms_floor) for v in stats.rms)
     # The public code broadcasts over decays: one rms goes with every momentum, several
     # go with the momenta in order.
     paired = inverse_rms * len(stats.momentum) if len(inverse_rms) == 1 else inverse_rms
@@ -99,6 +100,18 @@ def small_fc_features(f: Moments, g: jax.Array, p: jax.Array) -> list[jax.Array]
         *(g, p, *f.momentum, *f.rms, *f.momentum_over_rms, *f.inverse_rms),
         *(*f.gradient_over_factored, *f.row, *f.col, *f.inverse_row, *f.inverse_col),
         *f.momentum_over_factored,
+    ]
+
+
+def velo_features(f: Moments, g: jax.Array, p: jax.Array) -> list[jax.Array]:
+    """The inputs of the per-parameter MLP of VeLO, Celo and Celo2, in their order.
+
+    What needs rows and columns comes last, so that Celo2 can leave it off.
+    """
+    return [
+        *(g, jnp.clip(g, -0.1, 0.1), p, *f.momentum, *f.rms, *f.momentum_over_rms),
+        *(*f.inverse_rms, *f.gradient_over_factored, *f.gradient_over_rms),
+        *(*f.row, *f.col, *f.inverse_row, *f.inverse_col, *f.momentum_over_factored),
     ]
 
 

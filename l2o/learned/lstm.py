@@ -10,13 +10,13 @@ import optax
 
 from l2o.config import require_positive, require_positive_int, require_range
 from l2o.learned.base import LearnedOptimizer, Theta, map_tensors, require_params
-from l2o.learned.network import dense, dense_init, lstm_cell, lstm_init
+from l2o.learned.coordinate_lstm import State, stack_init, stack_state, stack_step
 
 
 class LSTMState(NamedTuple):
-    """State of `LSTM`: per tensor and layer, hidden and cell, each `[*shape, size]`."""
+    """State of `LSTM`."""
 
-    layers: Any
+    layers: Any  # per tensor and layer: hidden and cell, each [size, *shape]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,30 +28,45 @@ class LSTM(LearnedOptimizer):
     $$ \left(\tfrac{\log|g|}{p}, \mathrm{sgn}(g)\right) \text{ if } |g| \ge e^{-p},
        \quad (-1, e^p g) \text{ otherwise,} $$
 
-    and the update is `output_scale` times a linear map of the last hidden state.
+    or, without p, as it is. The update is `output_scale` times a linear map of the last
+    hidden state.
+
+    | | `preprocess_p` | `output_scale` |
+    |---|---|---|
+    | the paper, and the defaults | 10 | 0.1 |
+    | the released code on neural networks | 5 | 0.01 |
+    | the released code on quadratics | None | 1 |
+
+    The released code takes the logarithm of |g| + 1.2e-7, float32's epsilon; at p = 5
+    that changes the first input by less than 4e-6. What its two formulas, a clamp of
+    the logarithm and one of $e^p g$, give is otherwise the case distinction above.
 
     Attributes:
         hidden_size: width of each LSTM layer.
         num_layers: number of stacked LSTM layers.
-        preprocess_p: p above; 10 in the paper, 5 in the released code.
-        output_scale: 0.1 in the paper, 0.01 in the released code.
+        preprocess_p: p above, or None for the gradient itself.
+        output_scale: factor of the update.
 
     Source: Andrychowicz et al. 2016, "Learning to learn by gradient descent by gradient
-    descent", arXiv 1606.04474, section 3 and appendix A.
+    descent", arXiv 1606.04474, section 3 and appendix A; its released code,
+    google-deepmind/learning-to-learn.
     """
 
     hidden_size: int = 20
     num_layers: int = 2
-    preprocess_p: float = 10.0
+    preprocess_p: float | None = 10.0
     output_scale: float = 0.1
 
     needs_value: ClassVar[bool] = False
+    inputs: ClassVar[str] = "logarithm and sign of the gradient"
+    source: ClassVar[str] = "Andrychowicz et al. 2016, arXiv 1606.04474"
 
     def __post_init__(self) -> None:
         require_positive_int("hidden_size", self.hidden_size)
         require_positive_int("num_layers", self.num_layers)
-        # float32 holds exp(p) up to 88.
-        require_range("preprocess_p", self.preprocess_p, 0.1, 80.0)
+        if self.preprocess_p is not None:
+            # float32 holds exp(p) up to 88.
+            require_range("preprocess_p", self.preprocess_p, 0.1, 80.0)
         require_positive("output_scale", self.output_scale)
 
     @property
@@ -59,15 +74,8 @@ class LSTM(LearnedOptimizer):
         return False
 
     def init_theta(self, key: jax.Array) -> Theta:
-        *cell_keys, head_key = jax.random.split(key, self.num_layers + 1)
-        inputs = [2] + [self.hidden_size] * (self.num_layers - 1)
-        return {
-            "cells": [
-                lstm_init(k, n, self.hidden_size)
-                for k, n in zip(cell_keys, inputs, strict=True)
-            ],
-            "head": dense_init(head_key, self.hidden_size, 1),
-        }
+        inputs = 1 if self.preprocess_p is None else 2
+        return stack_init(key, inputs, self.hidden_size, self.num_layers)
 
     def with_theta(
         self, theta: Theta, *, num_steps: int | jax.Array | None = None
@@ -75,12 +83,8 @@ class LSTM(LearnedOptimizer):
         del num_steps  # It does not plan for an end.
 
         def init(params: optax.Params) -> LSTMState:
-            def one(p: jax.Array) -> Any:
-                def zeros() -> jax.Array:
-                    return jnp.zeros((*p.shape, self.hidden_size), jnp.float32)
-
-                # No array twice: a state can be donated.
-                return [(zeros(), zeros()) for _ in range(self.num_layers)]
+            def one(p: jax.Array) -> State:
+                return stack_state(p.shape, self.hidden_size, self.num_layers)
 
             return LSTMState(layers=jax.tree.map(one, params))
 
@@ -100,24 +104,21 @@ class LSTM(LearnedOptimizer):
 
 
 def log_and_sign(g: jax.Array, p: float) -> jax.Array:
-    """The two inputs that describe a gradient: `[*g.shape, 2]`, each within -1..1+.
+    """The two inputs that describe a gradient: `[2, *g.shape]`, each within -1..1+.
 
     The smallest normal float32 stands in for zero under the logarithm.
     """
     tiny = float(jnp.finfo(jnp.float32).tiny)
     log = jnp.maximum(jnp.log(jnp.maximum(jnp.abs(g), tiny)) / p, -1.0)
     sign = jnp.clip(g * jnp.exp(p), -1.0, 1.0)
-    return jnp.stack([log, sign], axis=-1)
+    return jnp.stack([log, sign])
 
 
 def _update_tensor(
-    config: LSTM, theta: Any, g: jax.Array, p: jax.Array, layers: Any
-) -> tuple[jax.Array, Any]:
+    config: LSTM, theta: Any, g: jax.Array, p: jax.Array, layers: State
+) -> tuple[jax.Array, State]:
     """The update of one tensor: gradient and weights in, step and state out."""
-    x = log_and_sign(g.astype(jnp.float32), config.preprocess_p)
-    new_layers = []
-    for cell, layer in zip(theta["cells"], layers, strict=True):
-        x, layer = lstm_cell(cell, x, layer)
-        new_layers.append(layer)
-    step = config.output_scale * dense(theta["head"], x)[..., 0]
-    return step.astype(p.dtype), new_layers
+    g, scale = g.astype(jnp.float32), config.preprocess_p
+    x = g[None] if scale is None else log_and_sign(g, scale)
+    out, layers = stack_step(theta, x, layers)
+    return (config.output_scale * out).astype(p.dtype), layers

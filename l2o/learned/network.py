@@ -143,7 +143,22 @@ def lstm_cell(
     """
     hidden, cell = state
     gates = dense(layer, jnp.concatenate([x, hidden], axis=-1))
-    i, candidate, f, o = jnp.split(gates, 4, axis=-1)
-    cell = jax.nn.sigmoid(f + 1.0) * cell + jax.nn.sigmoid(i) * jnp.tanh(candidate)
-    hidden = jax.nn.sigmoid(o) * jnp.tanh(cell)
+    hidden, cell = lstm_gates(jnp.split(gates, 4, axis=-1), cell)
     return hidden, (hidden, cell)
+
+
+def lstm_gates(
+    gates: Sequence[jax.Array], cell: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The elementwise part of `lstm_cell`.
+
+    Args:
+        gates: input, candidate, forget and output, before their nonlinearities.
+        cell: of the same shape as each.
+
+    Returns:
+        The new hidden state and the new cell.
+    """
+    i, candidate, f, o = gates
+    cell = jax.nn.sigmoid(f + 1.0) * cell + jax.nn.sigmoid(i) * jnp.tanh(candidate)
+    return jax.nn.sigmoid(o) * jnp.tanh(cell), cell

@@ -78,6 +78,8 @@ class RelativeMLP(LearnedOptimizer):
     schedule_gain: float = 4.0
 
     needs_value: ClassVar[bool] = False
+    inputs: ClassVar[str] = "gradient, its averages, parameter, fraction done"
+    source: ClassVar[str] = "this project"
 
     def __post_init__(self) -> None:
         require_positive_int("hidden_size", self.hidden_size)

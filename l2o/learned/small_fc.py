@@ -70,6 +70,8 @@ class SmallFC(LearnedOptimizer):
     exp_mult: float = 1e-3
 
     needs_value: ClassVar[bool] = False
+    inputs: ClassVar[str] = "gradient, its averages, parameter, step count"
+    source: ClassVar[str] = "Metz et al. 2022, arXiv 2203.11860"
 
     def __post_init__(self) -> None:
         require_positive_int("hidden_size", self.hidden_size)

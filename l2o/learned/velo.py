@@ -1,6 +1,7 @@
 """VeLO: a hypernetwork over a per-parameter MLP (Metz et al. 2022)."""
 
 import dataclasses
+import functools
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -9,48 +10,30 @@ import numpy as np
 import optax
 
 from l2o.config import require_positive, require_positive_int
-from l2o.learned.accumulators import DECAYS, TensorStats, init_stats, update_stats
+from l2o.learned.accumulators import DECAYS, TensorStats, init_stats
 from l2o.learned.base import (
     LearnedOptimizer,
     Theta,
+    map_tensors,
     require_num_steps,
     require_params,
 )
-from l2o.learned.features import (
-    TRAINING_FRACTIONS,
-    fraction_features,
-    moment_features,
-    second_moment_scales,
+from l2o.learned.network import dense, mlp_init
+from l2o.learned.tensor_lstm import (
+    NUM_COURSE_FEATURES,
+    TensorLSTMState,
+    init_tensor_lstm_state,
+    move_lstm,
+    observe,
+    tensor_lstm_init,
 )
-from l2o.learned.loss_features import (
-    NUM_LOSS_FEATURES,
-    LossAverages,
-    init_loss_averages,
-    loss_features,
-    update_loss_averages,
-)
-from l2o.learned.network import (
-    dense,
-    dense_init,
-    lstm_cell,
-    lstm_init,
-    mlp_init,
-    per_parameter_mlp,
-)
+from l2o.learned.velo_step import NUM_FEATURES, NUM_OUTPUTS, mean, velo_step
 
-
-NUM_FEATURES = (
-    3 + 2 * len(DECAYS.momentum) + 3 * len(DECAYS.rms) + 6 * len(DECAYS.factored)
-)
 
 # Ranks 0 to 4, counting axes longer than one.
 NUM_RANKS = 5
 NUM_TENSOR_FEATURES = (
-    len(TRAINING_FRACTIONS)
-    + NUM_LOSS_FEATURES
-    + len(DECAYS.rms)
-    + NUM_RANKS
-    + 2 * len(DECAYS.momentum)
+    NUM_COURSE_FEATURES + len(DECAYS.rms) + NUM_RANKS + 2 * len(DECAYS.momentum)
 )
 # The loss features of old checkpoints took the horizon to be this.
 BUGGED_HORIZON = 10.0
@@ -59,12 +42,8 @@ BUGGED_HORIZON = 10.0
 class VeLOState(NamedTuple):
     """State of `VeLO`."""
 
-    step: jax.Array  # shape=(), dtype=jnp.int32: updates made
-    num_steps: jax.Array  # shape=(), dtype=jnp.float32
+    lstm: TensorLSTMState  # a row per tensor
     stats: Any  # a TensorStats per tensor
-    hidden: jax.Array  # shape=(tensors, lstm_size)
-    cell: jax.Array  # shape=(tensors, lstm_size)
-    losses: LossAverages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +88,8 @@ class VeLO(LearnedOptimizer):
     bugged_loss_features: bool = False
 
     needs_value: ClassVar[bool] = True
+    inputs: ClassVar[str] = "gradient, its averages, parameter, fraction done, loss"
+    source: ClassVar[str] = "Metz et al. 2022, arXiv 2211.09760"
 
     def __post_init__(self) -> None:
         for name in ("lstm_size", "mixtures", "hidden_size", "hidden_layers"):
@@ -120,26 +101,13 @@ class VeLO(LearnedOptimizer):
         return True
 
     def init_theta(self, key: jax.Array) -> Theta:
-        keys = jax.random.split(key, 7)
-        sizes = [NUM_FEATURES, *[self.hidden_size] * self.hidden_layers, 3]
+        mlps_key, lstm_key = jax.random.split(key)
+        sizes = [NUM_FEATURES, *[self.hidden_size] * self.hidden_layers, NUM_OUTPUTS]
         stored = jax.vmap(lambda k: mlp_init(k, sizes))
-        inputs, size = NUM_TENSOR_FEATURES, self.lstm_size
+        heads = {"controls": self.mixtures, "step_size": 1}
         return {
-            "mlps": stored(jax.random.split(keys[0], self.mixtures)),
-            "lstm": {
-                # The public code makes this layer and discards its output; it is kept
-                # so that public weights can be read and written back whole.
-                "unused": dense_init(keys[1], inputs, size),
-                "mix": dense_init(keys[2], inputs, size),
-                "inputs": dense_init(keys[3], inputs, size),
-                "cell": lstm_init(keys[4], size, size),
-                "controls": dense_init(keys[5], size, self.mixtures),
-                "step_size": dense_init(keys[6], size, 1),
-            },
-            "initial_state": {
-                "hidden": jnp.zeros((1, size), jnp.float32),
-                "cell": jnp.zeros((1, size), jnp.float32),
-            },
+            "mlps": stored(jax.random.split(mlps_key, self.mixtures)),
+            **tensor_lstm_init(lstm_key, NUM_TENSOR_FEATURES, self.lstm_size, heads),
         }
 
     def with_theta(
@@ -148,15 +116,10 @@ class VeLO(LearnedOptimizer):
         require_num_steps(self, num_steps)
 
         def init(params: optax.Params) -> VeLOState:
-            tensors = len(jax.tree.leaves(params))
-            start = theta["initial_state"]
+            rows = len(jax.tree.leaves(params))
             return VeLOState(
-                step=jnp.zeros((), jnp.int32),
-                num_steps=jnp.array(num_steps, jnp.float32),
+                lstm=init_tensor_lstm_state(theta, rows, num_steps),
                 stats=jax.tree.map(lambda p: init_stats(p, DECAYS), params),
-                hidden=jnp.tile(start["hidden"], (tensors, 1)),
-                cell=jnp.tile(start["cell"], (tensors, 1)),
-                losses=init_loss_averages(),
             )
 
         def update(
@@ -169,50 +132,37 @@ class VeLO(LearnedOptimizer):
         ) -> tuple[optax.Updates, VeLOState]:
             del extra_args
             require_params(self, params)
-            if value is None:
-                raise ValueError(
-                    "VeLO reads the course of the loss: call "
-                    "update(grads, state, params, value=loss), got value=None"
-                )
-            horizon = state.num_steps
+            horizon = state.lstm.num_steps
             if self.bugged_loss_features:
                 horizon = jnp.full((), BUGGED_HORIZON)
-            value = jnp.asarray(value, jnp.float32)
-            losses = update_loss_averages(state.losses, value, horizon)
-            shared = jnp.concatenate(
-                [
-                    fraction_features(state.step.astype(jnp.float32) / state.num_steps),
-                    loss_features(losses, horizon),
-                ]
-            )
-            leaves, tree = jax.tree.flatten(updates)
-            dtypes = [p.dtype for p in tree.flatten_up_to(params)]
-            ps = [p.astype(jnp.float32) for p in tree.flatten_up_to(params)]
-            gs = [jnp.clip(g.astype(jnp.float32), -1000.0, 1000.0) for g in leaves]
-            old = tree.flatten_up_to(state.stats)
+            course, lstm = observe(self, state.lstm, value, horizon)
+            tree = jax.tree.structure(updates)
             inputs = [
-                _tensor_features(p, s, shared) for p, s in zip(ps, old, strict=True)
+                _tensor_features(p.astype(jnp.float32), s, course)
+                for p, s in zip(
+                    tree.flatten_up_to(params),
+                    tree.flatten_up_to(state.stats),
+                    strict=True,
+                )
             ]
-            controls, step_sizes, (hidden, cell) = _hypernetwork(
-                theta["lstm"], inputs, (state.hidden, state.cell)
-            )
+            rows = jnp.stack(inputs) if inputs else jnp.zeros((0, NUM_TENSOR_FEATURES))
+            out, lstm = move_lstm(theta["lstm"], rows, lstm)
             if self.bugged_lstm_state:
-                hidden, cell = state.hidden, state.cell
-            mixed = _mix(theta["mlps"], controls)
-            steps, stats = [], []
-            for i, (p, g, s) in enumerate(zip(ps, gs, old, strict=True)):
-                layers = jax.tree.map(lambda w, i=i: w[i], mixed)
-                step, s = _update_tensor(self, layers, step_sizes[i], g, p, s)
-                steps.append(step.astype(dtypes[i]))
-                stats.append(s)
-            return tree.unflatten(steps), VeLOState(
-                step=state.step + 1,
-                num_steps=state.num_steps,
-                stats=tree.unflatten(stats),
-                hidden=hidden,
-                cell=cell,
-                losses=losses,
+                lstm = lstm._replace(hidden=state.lstm.hidden, cell=state.lstm.cell)
+            mixed = _mix(theta["mlps"], dense(theta["lstm"]["controls"], out))
+            rates = self.step_mult * dense(theta["lstm"]["step_size"], out)[:, 0]
+            mlps = [
+                jax.tree.map(lambda w, i=i: w[i], mixed) for i in range(len(inputs))
+            ]
+            steps, stats = map_tensors(
+                functools.partial(velo_step, exp_mult=self.exp_mult),
+                updates,
+                params,
+                state.stats,
+                tree.unflatten(mlps),
+                tree.unflatten(list(rates)),
             )
+            return steps, VeLOState(lstm=lstm, stats=stats)
 
         return optax.GradientTransformationExtraArgs(init, update)
 
@@ -221,29 +171,24 @@ def _clip_log_abs(x: jax.Array) -> jax.Array:
     return 0.5 * jnp.clip(jnp.log(1e-8 + jnp.abs(10.0 * x)), -5.0, 5.0)
 
 
-def _mean(x: jax.Array) -> jax.Array:
-    """The mean, 0 of an empty tensor."""
-    return jnp.mean(x) if x.size else jnp.zeros((), x.dtype)
-
-
 def _tensor_features(p: jax.Array, stats: TensorStats, shared: jax.Array) -> jax.Array:
     """The LSTM's inputs for one tensor, `[30]`, from the averages before this step."""
     # In units of the tensor's root mean square. The second moment is scaled by the
     # same, not the squared, factor: a quirk of the public code.
-    unit = jax.lax.rsqrt(jnp.maximum(1e-9, _mean(jnp.square(p))))
+    unit = jax.lax.rsqrt(jnp.maximum(1e-9, mean(jnp.square(p))))
     momenta = [m * unit for m in stats.momentum]
     rms = [v * unit for v in stats.rms]
-    means = [_mean(m) for m in momenta]
+    means = [mean(m) for m in momenta]
     var_m = [
-        _mean(jnp.square(m - mean)) for m, mean in zip(momenta, means, strict=True)
+        mean(jnp.square(m - center)) for m, center in zip(momenta, means, strict=True)
     ]
     # Another: the second moment's spread is taken about the mean of each momentum.
     paired = rms * len(means) if len(rms) == 1 else rms
     var_rms = [
-        _mean(jnp.square(v - mean)) for v, mean in zip(paired, means, strict=True)
+        mean(jnp.square(v - center)) for v, center in zip(paired, means, strict=True)
     ]
     rank = int(np.sum(np.array(p.shape) > 1))
-    statistics = _clip_log_abs(jnp.stack([*(_mean(v) for v in rms), *var_m, *var_rms]))
+    statistics = _clip_log_abs(jnp.stack([*(mean(v) for v in rms), *var_m, *var_rms]))
     split = len(rms)
     return jnp.concatenate(
         [
@@ -252,24 +197,6 @@ def _tensor_features(p: jax.Array, stats: TensorStats, shared: jax.Array) -> jax
             jax.nn.one_hot(rank, NUM_RANKS),
             statistics[split:],
         ]
-    )
-
-
-def _hypernetwork(
-    layers: Any, inputs: list[jax.Array], state: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array, tuple[jax.Array, jax.Array]]:
-    """Controls `[tensors, mixtures]`, step sizes `[tensors]`, the LSTM's new state."""
-    if not inputs:
-        empty = jnp.zeros((0, layers["controls"]["b"].shape[0]))
-        return empty, jnp.zeros((0,)), state
-    x = jnp.stack(inputs)
-    mixed = jnp.max(jax.nn.relu(dense(layers["mix"], x)), axis=0, keepdims=True)
-    x = dense(layers["inputs"], x) + mixed
-    out, state = lstm_cell(layers["cell"], x, state)
-    return (
-        dense(layers["controls"], out),
-        dense(layers["step_size"], out)[:, 0],
-        state,
     )
 
 
@@ -288,26 +215,3 @@ def _mix(mlps: Any, controls: jax.Array) -> Any:
             for part, w in zip(parts, leaves, strict=True)
         ]
     )
-
-
-def _update_tensor(
-    config: VeLO,
-    layers: Any,
-    step_size: jax.Array,
-    g: jax.Array,
-    p: jax.Array,
-    stats: TensorStats,
-) -> tuple[jax.Array, TensorStats]:
-    """The update of one tensor: features and weights in, step and statistics out."""
-    stats = update_stats(stats, g, DECAYS)
-    f = moment_features(stats, g, diagonal_floor=0.0)
-    features = [
-        *(g, jnp.clip(g, -0.1, 0.1), p, *f.momentum, *f.rms, *f.momentum_over_rms),
-        *(*f.inverse_rms, *f.gradient_over_factored, *f.gradient_over_rms),
-        *(*f.row, *f.col, *f.inverse_row, *f.inverse_col, *f.momentum_over_factored),
-    ]
-    scales = second_moment_scales(features, eps=1e-5)
-    direction, magnitude, _ = per_parameter_mlp(layers, features, scales, p.shape)
-    unit = jnp.sqrt(_mean(jnp.square(p)) + 1e-9) * (config.step_mult * step_size)
-    step = direction * jnp.exp(magnitude * config.exp_mult) * unit
-    return -jnp.broadcast_to(step, p.shape), stats

@@ -11,7 +11,9 @@ from l2o.learned.lstm import log_and_sign
 
 
 def preprocess(g, p):
-    """Appendix A of Andrychowicz et al. 2016."""
+    """Appendix A of Andrychowicz et al. 2016; without p, the gradient."""
+    if p is None:
+        return np.array([g])
     if abs(g) >= np.exp(-p):
         return np.array([np.log(abs(g)) / p, np.sign(g)])
     return np.array([-1.0, np.exp(p) * g])
@@ -21,16 +23,15 @@ def sigmoid(z):
     return 1.0 / (1.0 + np.exp(-z))
 
 
-def reference(theta, gradients, p, output_scale):
-    """The updates of one coordinate, step by step, in double precision."""
+def stack_reference(theta, inputs):
+    """The outputs of the LSTM at one coordinate, in double precision."""
     cells = [
         (np.asarray(c["w"], np.float64), np.asarray(c["b"])) for c in theta["cells"]
     ]
     size = cells[0][1].size // 4
     state = [(np.zeros(size), np.zeros(size)) for _ in cells]
-    updates = []
-    for g in gradients:
-        x = preprocess(float(g), p)
+    outputs = []
+    for x in inputs:
         for layer, (w, b) in enumerate(cells):
             h, c = state[layer]
             gates = np.concatenate([x, h]) @ w + b
@@ -41,9 +42,14 @@ def reference(theta, gradients, p, output_scale):
             state[layer] = (h, c)
             x = h
         head = theta["head"]
-        out = x @ np.asarray(head["w"], np.float64)[:, 0] + np.asarray(head["b"])[0]
-        updates.append(output_scale * out)
-    return np.array(updates)
+        outputs.append(x @ np.asarray(head["w"], np.float64)[:, 0] + head["b"][0])
+    return np.array(outputs)
+
+
+def reference(theta, gradients, p, output_scale):
+    """The updates of one coordinate, step by step."""
+    inputs = [preprocess(float(g), p) for g in gradients]
+    return output_scale * stack_reference(theta, inputs)
 
 
 def random_theta(lopt):
@@ -54,7 +60,7 @@ def random_theta(lopt):
     )
 
 
-@pytest.mark.parametrize("p", [5.0, 10.0])
+@pytest.mark.parametrize("p", [5.0, 10.0, None])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_updates_are_those_of_the_paper(p, layers):
     lopt = LSTM(hidden_size=3, num_layers=layers, preprocess_p=p, output_scale=0.1)
@@ -63,8 +69,9 @@ def test_updates_are_those_of_the_paper(p, layers):
     # Magnitudes on both sides of exp(-p), signs, and zero.
     grads = rng.normal(size=(6, 2, 2)) * 10.0 ** rng.uniform(-8, 2, size=(6, 2, 2))
     grads[2, 0, 0] = 0.0
-    assert (np.abs(grads) < np.exp(-p)).any()
-    assert (np.abs(grads) > np.exp(-p)).any()
+    if p is not None:
+        assert (np.abs(grads) < np.exp(-p)).any()
+        assert (np.abs(grads) > np.exp(-p)).any()
     tx = lopt.with_theta(theta)
     params = np.zeros((2, 2), np.float32)
     state = tx.init(params)
@@ -83,13 +90,23 @@ def test_updates_are_those_of_the_paper(p, layers):
 def test_preprocessing_is_continuous_and_keeps_the_sign(p):
     edge = np.exp(-p)
     g = np.array([-10.0, -edge, -edge / 2, 0.0, edge / 2, edge, 10.0], np.float32)
-    got = np.asarray(log_and_sign(jnp.array(g), p))
+    got = np.asarray(log_and_sign(jnp.array(g), p)).T
     want = np.stack([preprocess(float(x), p) for x in g])
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
     assert (np.sign(got[:, 1]) == np.sign(g)).all()
     around = np.array([edge * (1 - 1e-4), edge * (1 + 1e-4)], np.float32)
-    below, above = np.asarray(log_and_sign(jnp.array(around), p))
+    below, above = np.asarray(log_and_sign(jnp.array(around), p)).T
     np.testing.assert_allclose(below, above, atol=1e-3)
+
+
+def test_released_code_differs_by_what_the_docstring_says():
+    """It clamps log(|g| + float32's epsilon) / p, and e^p g, both at -1."""
+    g = np.float32(10.0) ** np.linspace(-9, 3, 200, dtype=np.float32)
+    log = np.maximum(np.log(np.abs(g) + np.finfo(np.float32).eps) / 5, -1.0)
+    sign = np.clip(g * np.exp(np.float32(5)), -1.0, 1.0)
+    got = np.asarray(log_and_sign(jnp.array(g), 5.0))
+    np.testing.assert_allclose(got[0], log, atol=4e-6)
+    np.testing.assert_allclose(got[1], sign, rtol=1e-6)
 
 
 def test_infinitesimal_gradients_are_finite():

@@ -1,6 +1,7 @@
 """The command line: exit statuses, one line an error, one JSON object on stdout."""
 
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import l2o
+from l2o.learned.facts import table
 from l2o.storage import read_manifest
 from meta_test.optimizers import baselines
 from meta_test.suites import SUITES, Cell, Suite, sampled
@@ -59,7 +61,7 @@ def error_of(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Expected one of {train, eval, list, bench}"),
+        ([], "Expected one of {train, eval, list, bench, import}"),
         (["frobnicate"], "Unrecognized options: frobnicate"),
         (["train", "--outt", "x"], "Unrecognized options: --outt"),
         (["train", "a", "b"], "Unrecognized options: b"),
@@ -70,6 +72,8 @@ def error_of(capsys, *arguments):
         (["list", "nothing"], "invalid choice 'nothing'"),
         (["bench"], "Missing from l2o bench"),
         (["bench", "meta-training", "--pairs", "x"], "Error parsing --pairs"),
+        (["import"], "Missing from l2o import"),
+        (["import", "theta.state", "--out", "x"], "--arch NAME"),
     ],
 )
 def test_wrong_usage(capsys, arguments, message):
@@ -315,7 +319,8 @@ def test_what_cannot_be_evaluated(capsys, reference, elsewhere, tiny_suite):
                 *("tasks", "suites", "configs"),
             ],
         ),
-        (["optimizers"], ["optimizers", "baselines"]),
+        (["optimizers"], ["optimizers", "baselines", "architectures"]),
+        (["architectures"], ["architectures"]),
         (["tasks"], ["tasks"]),
     ],
 )
@@ -329,6 +334,11 @@ def test_lists(capsys, what, kinds):
     text = capsys.readouterr().out
     for kind, rows in entries.items():
         assert f"{kind}:\n" in text
+        if kind == "architectures":
+            assert table(rows) in text
+            assert type(rows["velo"]["theta"]) is int
+            assert rows["velo"]["needs_value"] is True
+            continue
         for name, line in rows.items():
             assert line
             assert any(
@@ -345,6 +355,64 @@ def test_benchmarks(capsys, monkeypatch):
     assert (json.loads(captured.out), captured.err) == (result, "")
     assert main(["bench", "meta-training"]) == 0
     assert "rate: 12,345.678\n" in capsys.readouterr().out
+
+
+def test_published_weights_become_an_optimizer(capsys, elsewhere):
+    source = ROOT / "tests" / "golden" / "velo_tiny_bugged.theta.state"
+    command = ["import", str(source), "--arch=velo", "--licence=MIT"]
+    flags = ["--set", "bugged_lstm_state=true", "--set", "step_mult=0.5"]
+    assert main([*command, "--out=new/tiny", *flags, "--json"]) == 0
+    captured = capsys.readouterr()
+    summary = json.loads(captured.out)
+    assert captured.err == ""
+    lopt, theta = l2o.load("new/tiny")
+    assert lopt == l2o.VeLO(
+        lstm_size=16, mixtures=8, bugged_lstm_state=True, step_mult=0.5
+    )
+    l2o.export_public("again", lopt, theta)
+    assert Path("again").read_bytes() == source.read_bytes()
+    manifest = read_manifest("new/tiny")
+    assert manifest["name"] == "tiny"
+    assert manifest["licence"] == "MIT"
+    assert manifest["source"] == {
+        "file": source.name,
+        "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+        "arch": "velo",
+    }
+    assert summary == {
+        "directory": "new/tiny",
+        **{field: manifest[field] for field in summary if field != "directory"},
+    }
+    assert {"source", "theta_sha256", "licence", "sizes"} < set(summary)
+
+    assert main([*command, "--out=plain"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == (
+        f"plain: velo, {manifest['num_meta_parameters']:,} meta-parameters, from "
+        f"{source.name} of sha256 {manifest['source']['sha256']}"
+    )
+    assert read_manifest("plain")["sizes"]["bugged_lstm_state"] is False
+
+
+def test_what_cannot_be_imported(capsys, elsewhere):
+    source = ROOT / "tests" / "golden" / "small_fc_lopt.theta.state"
+    (elsewhere / "taken").mkdir()
+    (elsewhere / "cut").write_bytes(source.read_bytes()[:-1])
+    cases = [
+        ([source, "--arch=velo", "--out=x"], "(arch small_fc fits)"),
+        ([source, "--arch=smallfc", "--out=x"], "(did you mean 'small_fc'?)"),
+        ([source, "--arch=small_fc", "--out=taken"], "to make, taken exists"),
+        ([source, "--arch=small_fc", "--out=x", "--set", "phase=1"], "phase is not a"),
+        ([source, "--arch=small_fc", "--out=x", "--set", "phase"], "must be like"),
+        (["cut", "--arch=small_fc", "--out=x"], "incomplete input"),
+        (["nothing", "--arch=small_fc", "--out=x"], "nothing must be a file of"),
+    ]
+    for arguments, message in cases:
+        status, error = error_of(capsys, "import", *arguments)
+        assert status == 1
+        assert message in error
+    assert {path.name for path in elsewhere.iterdir()} == {"taken", "cut"}
+    assert list((elsewhere / "taken").iterdir()) == []
 
 
 def test_a_checkout_needs_no_installation(elsewhere):

@@ -1,0 +1,67 @@
+"""What docs/ says: tables are what commands print, and code runs."""
+
+import re
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import l2o
+from l2o.learned.facts import table
+from meta_train.commands import listing
+from tests.helpers import ROOT
+
+
+PAGE = (ROOT / "docs" / "optimizers.md").read_text(encoding="utf-8")
+
+
+def test_table_is_what_the_command_prints():
+    """To mend it, paste the output of the command that the comment names."""
+    (shown,) = re.findall(
+        r"<!-- table: l2o list architectures -->\n(.*?)\n?<!-- end -->", PAGE, re.DOTALL
+    )
+    assert shown == table(listing("architectures")["architectures"])
+
+
+@pytest.fixture(scope="module")
+def names():
+    """What the blocks of code define, run from the first to the last."""
+    scope = {}
+    for block in re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE):
+        exec(block, scope)
+    return scope
+
+
+PARAMS = {"w": np.array([[1.0, -2.0], [3.0, 0.5]], np.float32)}
+GRADS = {"w": np.array([[30.0, -40.0], [0.0, 0.0]], np.float32)}
+
+
+def first(tx, grads=GRADS) -> Any:
+    """The first update."""
+    return tx.update(grads, tx.init(PARAMS), PARAMS, value=jnp.float32(1.0))[0]["w"]
+
+
+def test_chains_do_what_the_page_says(names):
+    plain = l2o.optimizer("digits-mlp", num_steps=10_000)
+    step = first(plain)
+    clipped = first(plain, {"w": GRADS["w"] / 50})
+    np.testing.assert_allclose(first(names["clipped"]), clipped, rtol=1e-5)
+    np.testing.assert_allclose(first(names["halved"]), 0.5 * step, rtol=1e-6)
+    decay = 1e-5 * PARAMS["w"]
+    np.testing.assert_allclose(first(names["decayed"]), step - decay, rtol=1e-5)
+    penalised = first(plain, {"w": GRADS["w"] + 1e-6 * PARAMS["w"]})
+    np.testing.assert_allclose(first(names["penalised"]), penalised, rtol=1e-5)
+    np.testing.assert_allclose(first(names["tx"]), 0.5 * clipped - decay, rtol=1e-5)
+
+
+def test_accumulated_gradients(names):
+    plain = l2o.optimizer("digits-mlp", num_steps=133_333)
+    want = first(plain)
+    for name in ("long", "by_hand"):
+        tx: Any = names[name]
+        state = tx.init(PARAMS)
+        for part in (0.5, 0.5, 2.0):
+            grads = {"w": part * GRADS["w"]}
+            step, state = tx.update(grads, state, PARAMS, value=jnp.float32(1.0))
+        np.testing.assert_allclose(step["w"], want, rtol=1e-5)
