@@ -38,6 +38,10 @@ DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.999,), factored=(0.9, 0.99, 
 """The rates of VeLO and Celo."""
 
 
+# Adafactor's floor of a squared gradient, which keeps an all-zero one away from 0 / 0.
+_FLOOR = 1e-30
+
+
 def factored_dims(shape: Sequence[int]) -> tuple[int, int] | None:
     """The two largest axes `(d1, d0)`, `d0` the larger, or None below two axes.
 
@@ -88,18 +92,20 @@ def update_stats(stats: TensorStats, g: jax.Array, decays: Decays) -> TensorStat
     rms_decays = [jnp.clip(d, 0.0, 1.0) for d in decays.rms]
     fac_decays = [jnp.clip(d, 0.0, 1.0) for d in decays.factored]
     square = g * g
-    # Adafactor's floor, which keeps an all-zero gradient away from 0 / 0.
-    floored = square + 1e-30
     dims = factored_dims(g.shape)
     row: tuple[jax.Array, ...] = ()
     col: tuple[jax.Array, ...] = ()
     diag: tuple[jax.Array, ...] = ()
     if dims is None:
-        diag = _averages(stats.diag, floored, fac_decays)
+        diag = _averages(stats.diag, square + _FLOOR, fac_decays)
     else:
         d1, d0 = dims
-        row = _averages(stats.row, _mean_along(floored, d0), fac_decays)
-        col = _averages(stats.col, _mean_along(floored, d1), fac_decays)
+        # The factors make three squares of one: XLA on CPUs computes what two sums share
+        # once, and stores it; what it need not share it merges into the sum.
+        row_means = _mean_along(jnp.square(2.0 * g), d0) / 4.0
+        col_means = _mean_along(jnp.square(0.5 * g), d1) * 4.0
+        row = _averages(stats.row, row_means + _FLOOR, fac_decays)
+        col = _averages(stats.col, col_means + _FLOOR, fac_decays)
     return TensorStats(
         momentum=_averages(stats.momentum, g, decays.momentum),
         rms=_averages(stats.rms, square, rms_decays),
@@ -125,24 +131,30 @@ def safe_rsqrt(x: jax.Array) -> jax.Array:
     return jax.lax.rsqrt(jnp.maximum(x, 1e-9))
 
 
-class Preconditioner(NamedTuple):
-    """Factors that divide a tensor by the root of its estimated second moment.
+class Readings(NamedTuple):
+    """What is read off the statistics of one tensor, of shape `S`.
 
-    One entry per decay, broadcastable to the tensor's shape:
-    `g * left[i] * right[i]` is g over the root of Adafactor's rank-one estimate
-    `row * col / mean(row)`.
+    `row` and `col` are of full shape for scalars and vectors, whose second moment is
+    not factored. For others `left` and `right` divide a tensor by the root of its
+    estimated second moment: `g * left[i] * right[i]` is g over the root of Adafactor's
+    rank-one estimate `row * col / mean(row)`.
     """
 
-    left: tuple[jax.Array, ...]
+    momentum: tuple[jax.Array, ...]  # each of shape S
+    rms: tuple[jax.Array, ...]  # each of shape S
+    row: tuple[jax.Array, ...]  # broadcastable to S
+    col: tuple[jax.Array, ...]
+    left: tuple[jax.Array, ...]  # likewise; empty for scalars and vectors
     right: tuple[jax.Array, ...]
 
 
-def factored_preconditioner(stats: TensorStats, shape: Sequence[int]) -> Preconditioner:
-    """Adafactor's rank-one inverse root for tensors with at least two axes."""
+def read_stats(stats: TensorStats, shape: Sequence[int]) -> Readings:
+    """Reads the statistics of a tensor of shape `shape`."""
     dims = factored_dims(shape)
     if dims is None:
-        raise ValueError(f"factored moments need two axes or more, got shape {shape}")
-    d1, _ = dims
-    left = tuple(safe_rsqrt(r / (_mean_along(r, d1) + 1e-9)) for r in stats.row)
-    right = tuple(safe_rsqrt(c) for c in stats.col)
-    return Preconditioner(left, right)
+        row, col, left, right = stats.diag, stats.diag, (), ()
+    else:
+        row, col = stats.row, stats.col
+        left = tuple(safe_rsqrt(r / (_mean_along(r, dims[0]) + 1e-9)) for r in row)
+        right = tuple(safe_rsqrt(c) for c in col)
+    return Readings(stats.momentum, stats.rms, row, col, left, right)

@@ -1,22 +1,27 @@
 """Celo: a learned update rule under a learned schedule (Moudgil et al. 2025)."""
 
 import dataclasses
-import functools
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import optax
 
 from l2o.config import require_positive, require_positive_int, require_range
-from l2o.learned.accumulators import DECAYS, init_stats
+from l2o.learned.accumulators import (
+    DECAYS,
+    TensorStats,
+    clip_gradient,
+    init_stats,
+)
 from l2o.learned.base import (
     LearnedOptimizer,
     Theta,
-    map_tensors,
     require_num_steps,
     require_params,
 )
+from l2o.learned.groups import group_tensors, init_groups, ungroup
 from l2o.learned.network import mlp_init
+from l2o.learned.per_parameter import move_groups
 from l2o.learned.tensor_lstm import (
     NUM_COURSE_FEATURES,
     TensorLSTMState,
@@ -24,14 +29,14 @@ from l2o.learned.tensor_lstm import (
     scheduled_rate,
     tensor_lstm_init,
 )
-from l2o.learned.velo_step import NUM_FEATURES, NUM_OUTPUTS, velo_step
+from l2o.learned.velo_step import NUM_FEATURES, NUM_OUTPUTS, velo_rule
 
 
 class CeloState(NamedTuple):
     """State of `Celo`."""
 
     lstm: TensorLSTMState  # of one row
-    stats: Any  # a TensorStats per tensor
+    stats: dict[str, TensorStats]  # by shape, with an axis along its tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +112,7 @@ class Celo(LearnedOptimizer):
         def init(params: optax.Params) -> CeloState:
             return CeloState(
                 lstm=init_tensor_lstm_state(theta, 1, num_steps),
-                stats=jax.tree.map(lambda p: init_stats(p, DECAYS), params),
+                stats=init_groups(params, lambda p: init_stats(p, DECAYS)),
             )
 
         def update(
@@ -121,13 +126,12 @@ class Celo(LearnedOptimizer):
             del extra_args
             require_params(self, params)
             factor, lstm = scheduled_rate(self, theta["lstm"], state.lstm, value)
-            update_one = functools.partial(
-                velo_step,
-                layers=theta["mlp"],
-                rate=self.step_mult * (factor if self.phase == 2 else 1.0),
-                exp_mult=self.exp_mult,
+            rate = self.step_mult * (factor if self.phase == 2 else 1.0)
+            rule = velo_rule(
+                lambda own: theta["mlp"], lambda own: rate, exp_mult=self.exp_mult
             )
-            steps, stats = map_tensors(update_one, updates, params, state.stats)
-            return steps, CeloState(lstm=lstm, stats=stats)
+            groups = group_tensors(updates, params, clip_gradient)
+            steps, stats = move_groups(rule, groups, state.stats, DECAYS)
+            return ungroup(updates, groups, steps), CeloState(lstm=lstm, stats=stats)
 
         return optax.GradientTransformationExtraArgs(init, update)

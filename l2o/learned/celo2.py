@@ -2,8 +2,7 @@
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -14,19 +13,21 @@ from l2o.config import require_positive, require_positive_int
 from l2o.learned.accumulators import (
     DECAYS,
     Decays,
+    Readings,
     TensorStats,
     clip_gradient,
-    factored_dims,
     init_stats,
-    update_stats,
 )
-from l2o.learned.base import LearnedOptimizer, Theta, map_tensors, require_params
-from l2o.learned.features import (
-    moment_features,
-    second_moment_scales,
-    velo_features,
+from l2o.learned.base import LearnedOptimizer, Theta, require_params
+from l2o.learned.features import Feature, root_scales, velo_inputs
+from l2o.learned.groups import Group, group_tensors, init_groups, ungroup
+from l2o.learned.network import Layers, mlp_init
+from l2o.learned.per_parameter import (
+    PerParameterRule,
+    move_stats,
+    per_parameter_steps,
+    read_group,
 )
-from l2o.learned.network import mlp_init, per_parameter_mlp
 from l2o.learned.velo_step import NUM_FEATURES, NUM_OUTPUTS
 
 
@@ -44,7 +45,8 @@ NEWTON_SCHULZ_STEPS = 5
 class Celo2State(NamedTuple):
     """State of `Celo2`."""
 
-    stats: Any  # a TensorStats per tensor; where Adam is used, its two averages
+    # By shape, with an axis along its tensors; where Adam is used, its two averages.
+    stats: dict[str, TensorStats]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,25 +118,9 @@ class Celo2(LearnedOptimizer):
 
         def init(params: optax.Params) -> Celo2State:
             def one(p: jax.Array) -> TensorStats:
-                return init_stats(p, ADAM_DECAYS if self._by_adam(p) else MLP_DECAYS)
+                return init_stats(p, self._decays(p.shape))
 
-            return Celo2State(stats=jax.tree.map(one, params))
-
-        def update_one(
-            g: jax.Array, p: jax.Array, stats: TensorStats
-        ) -> tuple[jax.Array, TensorStats]:
-            if self._by_adam(p):
-                direction, stats = _adam_direction(g, stats)
-                direction = self.adam_mult * direction
-            else:
-                direction, stats = _mlp_direction(
-                    theta["mlp"],
-                    g,
-                    p.astype(jnp.float32),
-                    stats,
-                    orthogonalize=self.orthogonalize,
-                )
-            return (-self.step_mult * direction).astype(p.dtype), stats
+            return Celo2State(stats=init_groups(params, one))
 
         def update(
             updates: optax.Updates,
@@ -144,76 +130,73 @@ class Celo2(LearnedOptimizer):
         ) -> tuple[optax.Updates, Celo2State]:
             del extra_args
             require_params(self, params)
-            steps, stats = map_tensors(update_one, updates, params, state.stats)
-            return steps, Celo2State(stats=stats)
+            groups = group_tensors(updates, params, self._gradient)
+            stats, steps = {}, []
+            for group in groups:
+                decays = self._decays(group.shape)
+                moved = move_stats(group, state.stats[group.name], decays)
+                stats[group.name] = moved
+                steps.append(self._steps(theta["mlp"], group, moved))
+            return ungroup(updates, groups, steps), Celo2State(stats=stats)
 
         return optax.GradientTransformationExtraArgs(init, update)
 
-    def _by_adam(self, p: jax.Array) -> bool:
-        return self.orthogonalize and p.ndim < 2
+    def _by_adam(self, shape: Sequence[int]) -> bool:
+        return self.orthogonalize and len(shape) < 2
 
+    def _gradient(self, g: jax.Array) -> jax.Array:
+        return g.astype(jnp.float32) if self._by_adam(g.shape) else clip_gradient(g)
 
-def _adam_direction(g: jax.Array, stats: TensorStats) -> tuple[jax.Array, TensorStats]:
-    stats = update_stats(stats, g.astype(jnp.float32), ADAM_DECAYS)
-    return stats.momentum[0] * jax.lax.rsqrt(stats.rms[0] + 1e-8), stats
+    def _decays(self, shape: Sequence[int]) -> Decays:
+        return ADAM_DECAYS if self._by_adam(shape) else MLP_DECAYS
 
-
-def _mlp_direction(
-    layers: Any, g: jax.Array, p: jax.Array, stats: TensorStats, *, orthogonalize: bool
-) -> tuple[jax.Array, TensorStats]:
-    """A tensor's direction, of unit root mean square over its last two axes."""
-    g = clip_gradient(g)
-    stats = update_stats(stats, g, MLP_DECAYS)
-    moments = moment_features(stats, g, diagonal_floor=0.0, rms_floor=1e-8)
-    features = velo_features(moments, g, p)
-    if factored_dims(p.shape) is None:
-        features = features[:NUM_FEATURES_WITHOUT_ROWS]
-        first = layers[0] | {"w": layers[0]["w"][:NUM_FEATURES_WITHOUT_ROWS]}
-        layers = [first, *layers[1:]]
-    update_matrix = functools.partial(
-        _matrix_direction, layers, p.shape[-2:], orthogonalize
-    )
-    return _over_matrices(update_matrix, features, p.shape), stats
-
-
-def _matrix_direction(
-    layers: Any, shape: Sequence[int], orthogonalize: bool, *features: jax.Array
-) -> jax.Array:
-    """The direction of a scalar, a vector or a matrix."""
-    scales = second_moment_scales(features, eps=NORMALIZER_EPS)
-    direction, *_ = per_parameter_mlp(layers, features, scales, shape)
-    direction = jnp.broadcast_to(direction, shape)
-    if orthogonalize:
-        direction = newton_schulz(direction)
-    return direction * second_moment_scales([direction], eps=NORMALIZER_EPS)[0]
-
-
-def _over_matrices(
-    function: Callable[..., jax.Array],
-    features: Sequence[jax.Array],
-    shape: Sequence[int],
-) -> jax.Array:
-    """Calls a function of features over at most two axes on all of a tensor.
-
-    Args:
-        function: of as many arrays as there are features, each broadcastable to
-            `shape[-2:]`, which is the shape of the result.
-        features: each broadcastable to `shape`, with as many axes.
-        shape: the tensor's shape.
-
-    Returns:
-        Its results, in an array of shape `shape`.
-    """
-    if len(shape) <= 2:
-        return function(*features)
-    leading = tuple(shape[:-2])
-    stacks = [
-        jnp.broadcast_to(x, leading + x.shape[-2:]).reshape(
-            math.prod(leading), *x.shape[-2:]
+    def _steps(self, layers: Layers, group: Group, stats: TensorStats) -> jax.Array:
+        if self._by_adam(group.shape):
+            direction = stats.momentum[0] * jax.lax.rsqrt(stats.rms[0] + 1e-8)
+            return -self.step_mult * self.adam_mult * direction
+        readings = read_group(group, stats)
+        features = _inputs
+        if len(group.shape) < 2:
+            features = _inputs_without_rows
+            first, *rest = layers
+            layers = [first | {"w": first["w"][:NUM_FEATURES_WITHOUT_ROWS]}, *rest]
+        else:
+            readings = jax.tree.map(
+                functools.partial(_as_matrices, shape=group.gradients.shape), readings
+            )
+            group = group.matrices()
+        rule = PerParameterRule(
+            features=features,
+            layers=lambda own: layers,
+            finish=self._finish,
+            eps=NORMALIZER_EPS,
         )
-        for x in features
-    ]
-    return jax.vmap(function)(*stacks).reshape(shape)
+        return per_parameter_steps(rule, group, readings)
+
+    def _finish(
+        self, outputs: list[jax.Array], p: jax.Array, square: jax.Array, own: Any
+    ) -> jax.Array:
+        del square, own
+        direction, *_ = outputs
+        if self.orthogonalize:
+            direction = newton_schulz(direction)
+        mean_square = jnp.sum(jnp.square(direction)) / max(1, p.size)
+        scale = root_scales(mean_square, NORMALIZER_EPS)
+        return (-self.step_mult * scale) * direction
+
+
+def _inputs(stats: Readings, g: jax.Array, p: Feature) -> list[Feature]:
+    return velo_inputs(stats, g, p, rms_floor=1e-8)
+
+
+def _inputs_without_rows(stats: Readings, g: jax.Array, p: Feature) -> list[Feature]:
+    return _inputs(stats, g, p)[:NUM_FEATURES_WITHOUT_ROWS]
+
+
+def _as_matrices(x: jax.Array, *, shape: Sequence[int]) -> jax.Array:
+    """`[n, *shape]` or broadcastable to it, as matrices over the last two axes."""
+    x = jnp.broadcast_to(x, (*shape[:-2], *x.shape[-2:]))
+    return x.reshape(-1, *x.shape[-2:])
 
 
 def newton_schulz(x: jax.Array) -> jax.Array:

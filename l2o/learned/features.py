@@ -1,9 +1,8 @@
 """Per-parameter features, shared by the architectures with a per-parameter MLP.
 
-Every feature is an array broadcastable to the tensor's shape: what varies along fewer
-axes keeps size 1 along the others, so that it costs what it holds.
-`second_moment_scales` gives the factors that bring each feature to unit second moment
-over the tensor.
+A feature is an array broadcastable to the tensor's shape: what varies along fewer axes
+keeps size 1 along the others, so that it costs what it holds. It is kept as a product
+(`Feature`), from which come its value and, apart from that, its mean square.
 """
 
 import math
@@ -12,40 +11,54 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from l2o.learned.accumulators import (
-    TensorStats,
-    factored_dims,
-    factored_preconditioner,
-    safe_rsqrt,
-)
-from l2o.learned.network import SMALL
+from l2o.learned.accumulators import Readings
+
+
+class Feature(NamedTuple):
+    r"""A product over a root, $x = b \prod_i f_i / \sqrt{u + \epsilon}$."""
+
+    base: jax.Array | None = None  # b, 1 where it is None
+    factors: tuple[jax.Array, ...] = ()  # f, which vary along fewer axes than b
+    variance: jax.Array | None = None  # u; no root where it is None
+    floor: float = 0.0  # epsilon
+    bound: float | None = None  # the product is cut off there, where it is given
+    mean_square: jax.Array | None = None  # of x over the tensor, where it is known
+
+    def value(self) -> jax.Array:
+        """The feature itself."""
+        terms = [x for x in (self.base, *self.factors) if x is not None]
+        if self.variance is not None:
+            terms.append(jax.lax.rsqrt(self.variance + self.floor))
+        product = math.prod(terms[1:], start=terms[0])
+        if self.bound is None:
+            return product
+        return jnp.clip(product, -self.bound, self.bound)
 
 
 class Moments(NamedTuple):
     """Features of one tensor, in groups; the architectures differ in their order."""
 
-    momentum: tuple[jax.Array, ...]  # m
-    rms: tuple[jax.Array, ...]  # v, the averaged squared gradient
-    momentum_over_rms: tuple[jax.Array, ...]  # m / sqrt(v + rms_floor)
-    inverse_rms: tuple[jax.Array, ...]  # 1 / sqrt(v + rms_floor)
-    gradient_over_rms: tuple[jax.Array, ...]  # g / sqrt(v + rms_floor)
-    gradient_over_factored: tuple[jax.Array, ...]  # g over Adafactor's root moment
-    row: tuple[jax.Array, ...]  # Adafactor's row averages
-    col: tuple[jax.Array, ...]
-    inverse_row: tuple[jax.Array, ...]  # 1 / sqrt(row + 1e-8)
-    inverse_col: tuple[jax.Array, ...]
-    momentum_over_factored: tuple[jax.Array, ...]
+    momentum: tuple[Feature, ...]  # m
+    rms: tuple[Feature, ...]  # v, the averaged squared gradient
+    momentum_over_rms: tuple[Feature, ...]  # m / sqrt(v + rms_floor)
+    inverse_rms: tuple[Feature, ...]  # 1 / sqrt(v + rms_floor)
+    gradient_over_rms: tuple[Feature, ...]  # g / sqrt(v + rms_floor)
+    gradient_over_factored: tuple[Feature, ...]  # g over Adafactor's root moment
+    row: tuple[Feature, ...]  # Adafactor's row averages
+    col: tuple[Feature, ...]
+    inverse_row: tuple[Feature, ...]  # 1 / sqrt(row + 1e-8)
+    inverse_col: tuple[Feature, ...]
+    momentum_over_factored: tuple[Feature, ...]
 
 
 def moment_features(
-    stats: TensorStats, g: jax.Array, *, diagonal_floor: float, rms_floor: float = 1e-6
+    stats: Readings, g: jax.Array, *, diagonal_floor: float, rms_floor: float = 1e-6
 ) -> Moments:
-    """Computes every feature that is made of the gradient and its averages.
+    """Every feature that is made of the gradient and its averages.
 
     Args:
-        stats: the statistics, already updated with `g`.
+        stats: of the statistics, already updated with `g`.
         g: the gradient, float32, of the tensor's shape.
         diagonal_floor: added to the second moment under the momentum of tensors with
             fewer than two axes, where the public codes disagree: 1e-6 in small_fc, 0 in
@@ -56,86 +69,147 @@ def moment_features(
         The groups; tuples run over the decays. Tensors with fewer than two axes use
         their full second moment in place of rows and columns.
     """
-    inverse_rms = tuple(jax.lax.rsqrt(v + rms_floor) for v in stats.rms)
     # The public code broadcasts over decays: one rms goes with every momentum, several
     # go with the momenta in order.
-    paired = inverse_rms * len(stats.momentum) if len(inverse_rms) == 1 else inverse_rms
-    momentum_over_rms = tuple(
-        m * r for m, r in zip(stats.momentum, paired, strict=True)
-    )
-    if factored_dims(g.shape) is None:
-        row = col = stats.diag
-        gradient_over_factored = tuple(g * safe_rsqrt(v + 1e-9) for v in stats.diag)
+    paired = stats.rms * len(stats.momentum) if len(stats.rms) == 1 else stats.rms
+    if stats.left:
+        sides = tuple(zip(stats.left, stats.right, strict=True))
+        gradient_over_factored = tuple(Feature(g, side) for side in sides)
         momentum_over_factored = tuple(
-            m * jax.lax.rsqrt(v + diagonal_floor)
-            for m, v in zip(stats.momentum, stats.diag, strict=True)
+            Feature(m, side) for m, side in zip(stats.momentum, sides, strict=True)
         )
     else:
-        row, col = stats.row, stats.col
-        left, right = factored_preconditioner(stats, g.shape)
         gradient_over_factored = tuple(
-            g * a * b for a, b in zip(left, right, strict=True)
+            Feature(g, variance=v, floor=1e-9) for v in stats.row
         )
         momentum_over_factored = tuple(
-            m * a * b for m, a, b in zip(stats.momentum, left, right, strict=True)
+            Feature(m, variance=v, floor=diagonal_floor)
+            for m, v in zip(stats.momentum, stats.row, strict=True)
         )
     return Moments(
-        momentum=stats.momentum,
-        rms=stats.rms,
-        momentum_over_rms=momentum_over_rms,
-        inverse_rms=inverse_rms,
-        gradient_over_rms=tuple(g * r for r in inverse_rms),
+        momentum=tuple(map(Feature, stats.momentum)),
+        rms=tuple(map(Feature, stats.rms)),
+        momentum_over_rms=tuple(
+            Feature(m, variance=v, floor=rms_floor)
+            for m, v in zip(stats.momentum, paired, strict=True)
+        ),
+        inverse_rms=tuple(Feature(variance=v, floor=rms_floor) for v in stats.rms),
+        gradient_over_rms=tuple(
+            Feature(g, variance=v, floor=rms_floor) for v in stats.rms
+        ),
         gradient_over_factored=gradient_over_factored,
-        row=row,
-        col=col,
-        inverse_row=tuple(jax.lax.rsqrt(r + 1e-8) for r in row),
-        inverse_col=tuple(jax.lax.rsqrt(c + 1e-8) for c in col),
+        row=tuple(map(Feature, stats.row)),
+        col=tuple(map(Feature, stats.col)),
+        inverse_row=tuple(Feature(variance=r, floor=1e-8) for r in stats.row),
+        inverse_col=tuple(Feature(variance=c, floor=1e-8) for c in stats.col),
         momentum_over_factored=momentum_over_factored,
     )
 
 
-def small_fc_features(f: Moments, g: jax.Array, p: jax.Array) -> list[jax.Array]:
+def small_fc_inputs(stats: Readings, g: jax.Array, p: Feature) -> list[Feature]:
     """The inputs of small_fc's MLP but for time, in its order."""
+    f = moment_features(stats, g, diagonal_floor=1e-6)
     return [
-        *(g, p, *f.momentum, *f.rms, *f.momentum_over_rms, *f.inverse_rms),
+        *(Feature(g), p, *f.momentum, *f.rms, *f.momentum_over_rms, *f.inverse_rms),
         *(*f.gradient_over_factored, *f.row, *f.col, *f.inverse_row, *f.inverse_col),
         *f.momentum_over_factored,
     ]
 
 
-def velo_features(f: Moments, g: jax.Array, p: jax.Array) -> list[jax.Array]:
+def velo_inputs(
+    stats: Readings, g: jax.Array, p: Feature, *, rms_floor: float = 1e-6
+) -> list[Feature]:
     """The inputs of the per-parameter MLP of VeLO, Celo and Celo2, in their order.
 
     What needs rows and columns comes last, so that Celo2 can leave it off.
     """
+    f = moment_features(stats, g, diagonal_floor=0.0, rms_floor=rms_floor)
     return [
-        *(g, jnp.clip(g, -0.1, 0.1), p, *f.momentum, *f.rms, *f.momentum_over_rms),
+        *(
+            Feature(g),
+            Feature(g, bound=0.1),
+            p,
+            *f.momentum,
+            *f.rms,
+            *f.momentum_over_rms,
+        ),
         *(*f.inverse_rms, *f.gradient_over_factored, *f.gradient_over_rms),
         *(*f.row, *f.col, *f.inverse_row, *f.inverse_col, *f.momentum_over_factored),
     ]
 
 
-def second_moment_scales(features: Sequence[jax.Array], eps: float) -> jax.Array:
-    """`1 / sqrt(eps + mean(x^2))` of every feature over its tensor, as one `[n]` array.
+def root_scales(mean_squares: jax.Array, eps: float) -> jax.Array:
+    """`1 / sqrt(eps + mean(x^2))`, which brings a feature to unit mean square."""
+    return jax.lax.rsqrt(eps + mean_squares)
+
+
+def mean_squares(features: Sequence[Feature], g: jax.Array) -> jax.Array:
+    """The mean square of every feature over its tensor, `[n]`.
 
     A feature of fewer entries is constant along the other axes, so that the mean over
-    its own entries is the mean over the tensor.
+    its own entries is the mean over the tensor. An empty tensor has no mean; its
+    updates are empty too.
+
+    No feature is formed. XLA on CPUs merges the arithmetic in front of a sum into the
+    sum, a single pass over memory, but only what nothing else reads: a square that two
+    sums share is computed once, and stored. Here every sum has arithmetic of its own.
+
+    Args:
+        features: of one tensor.
+        g: its gradient, of which the statistics have a square already.
     """
-    sums: dict[int, jax.Array] = {}
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for i, x in enumerate(features):
-        by_shape.setdefault(x.shape, []).append(i)
-    for shape, members in by_shape.items():
-        if math.prod(shape) > SMALL:
-            sums |= {i: jnp.sum(jnp.square(features[i])) for i in members}
-            continue
-        stacked = jnp.stack([features[i].reshape(-1) for i in members])
-        sums |= dict(zip(members, jnp.sum(jnp.square(stacked), axis=1), strict=True))
-    # Divided together, as one small array. An empty tensor has no mean; its updates are
-    # empty too.
-    counts = np.array([max(1, x.size) for x in features], np.float32)
-    stacked_sums = jnp.stack([sums[i] for i in range(len(features))])
-    return jax.lax.rsqrt(eps + stacked_sums / counts)
+    own = _Own(g)
+    return jnp.stack([_mean_square(feature, own) for feature in features])
+
+
+def _mean_square(feature: Feature, own: "_Own") -> jax.Array:
+    if feature.mean_square is not None:
+        return feature.mean_square
+    square, exponent = None, 0
+    if feature.base is not None:
+        product = feature.base
+        if not feature.factors:
+            product, exponent = own(product)
+        for factor in feature.factors:
+            # Small: to scale these is free, and makes the product another one too.
+            scaled, k = own(factor)
+            product, exponent = product * scaled, exponent + k
+        square = jnp.square(product)
+    if feature.bound is not None and square is not None:
+        square = jnp.minimum(square, 4.0**exponent * feature.bound**2)
+    scale = 4.0**-exponent
+    if feature.variance is not None:
+        variance, k = own(feature.variance)
+        variance = variance + 2.0**k * feature.floor
+        square = 1.0 / variance if square is None else square / variance
+        scale *= 2.0**k
+    assert square is not None, "a feature has a base or a variance"
+    return jnp.sum(square) * (scale / max(1, square.size))
+
+
+class _Own:
+    """Gives the uses of an array powers of two of their own, which cost no accuracy.
+
+    The first use has none. All others differ, also of different arrays, for constants
+    are shared as well: `2 * x` and `2 * y` would have an array of twos in common.
+
+    Args:
+        used: an array that has been used before. `update_stats` has the factors 2, 1/2.
+    """
+
+    def __init__(self, used: jax.Array) -> None:
+        self._used = {id(used): used}  # Kept, so that no other array gets its id.
+        self._count = 0
+
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, int]:
+        """`(2^k x, k)`."""
+        if id(x) not in self._used:
+            self._used[id(x)] = x
+            return x, 0
+        # 2, -2, 3, -3, ...: not far from 0, where nothing overflows.
+        exponent = (2 + self._count // 2) * (-1) ** self._count
+        self._count += 1
+        return x * 2.0**exponent, exponent
 
 
 STEP_TIMESCALES = (1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5)

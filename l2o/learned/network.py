@@ -1,13 +1,6 @@
-"""Small networks: the per-parameter MLP, dense layers and the LSTM cell.
-
-The per-parameter MLP of a large tensor is written as elementwise arithmetic, one
-`feature * weight` term after another, instead of a matrix product over a
-`[..., features]` array. The features are then never materialised: XLA fuses the whole
-update of a tensor into one loop, which costs several times less time and memory.
-"""
+"""Small networks: the per-parameter MLP, dense layers and the LSTM cell."""
 
 import functools
-import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -16,12 +9,8 @@ import jax
 import jax.numpy as jnp
 
 
-SMALL = 256
-"""Features of tensors of at most this size are stacked in one array.
-
-A loop for each would cost more to compile and to launch than the copy. Those of larger
-tensors are never materialised.
-"""
+Layers = Sequence[Any]
+"""An MLP: `{"w": [in, out], "b": [out]}` per layer."""
 
 
 def dense_init(key: jax.Array, inputs: int, outputs: int) -> dict[str, jax.Array]:
@@ -44,21 +33,26 @@ def mlp_init(key: jax.Array, sizes: Sequence[int]) -> list[dict[str, jax.Array]]
     ]
 
 
-def per_parameter_mlp(
-    layers: Sequence[Any],
+def elementwise_mlp(
+    layers: Layers,
     features: Sequence[jax.Array],
     scales: jax.Array,
     shape: Sequence[int],
 ) -> list[jax.Array]:
-    """Runs an MLP with relu between layers at every entry of a tensor.
+    """An MLP with relus between layers at every entry of a tensor.
 
-    Features that vary along fewer axes (Adafactor's rows and columns, numbers that
-    concern the whole tensor) are given with size 1 along the others: their share of the
-    first layer is summed at their own size and broadcast once.
+    It is one `feature * weight` term after another in place of a matrix product over a
+    `[..., features]` array, so that XLA can run all of it, and what the features are
+    made of, in one loop. Features that vary along fewer axes (Adafactor's rows and
+    columns) are given with size 1 along the others: their share of the first layer is a
+    product at their own size, broadcast once.
+
+    This is the function that a hand-written kernel would replace: features and weights
+    of one tensor in, outputs at every entry out.
 
     Args:
         layers: `{"w": [in, out], "b": [out]}` per layer.
-        features: one array per input, each broadcastable to `shape`.
+        features: one array per input, each with the axes of `shape`.
         scales: `[in]`, multiplied into the first layer's rows: the normalisers of the
             features, folded into the weights so that no normalised feature is formed.
         shape: the tensor's shape.
@@ -66,46 +60,31 @@ def per_parameter_mlp(
     Returns:
         The outputs, a list of arrays broadcastable to `shape`.
     """
-    if math.prod(shape) <= SMALL:
-        return _stacked_mlp(layers, features, scales, shape)
-    first = layers[0]
-    ndim = len(shape)
-    weights = _entries(first["w"] * scales[:, None], ndim)
+    ndim, shape = len(shape), tuple(shape)
+    first = layers[0]["w"] * scales[:, None]
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for i, x in enumerate(features):
-        by_shape.setdefault((1,) * (ndim - x.ndim) + x.shape, []).append(i)
-    # Smallest first, so that the full-size terms are added to one broadcast sum.
-    groups = sorted(by_shape.values(), key=lambda g: features[g[0]].size)
-    hidden = [bias for (bias,) in _entries(first["b"][:, None], ndim)]
-    for group in groups:
-        xs = [features[i] for i in group]
-        hidden = [
-            total + _dot(xs, [weights[i][unit] for i in group])
-            for unit, total in enumerate(hidden)
-        ]
+        by_shape.setdefault(x.shape, []).append(i)
+    hidden = [bias for (bias,) in _entries(layers[0]["b"][:, None], ndim)]
+    full = by_shape.pop(shape, [])
+    for smaller in sorted(by_shape.values(), key=lambda group: features[group[0]].size):
+        stacked = jnp.stack([features[i] for i in smaller], axis=-1)
+        share = stacked @ jnp.stack([first[i] for i in smaller])
+        hidden = [total + share[..., unit] for unit, total in enumerate(hidden)]
+    weights = _entries(first, ndim)
+    hidden = [
+        _dot([features[i] for i in full], [weights[i][unit] for i in full], total)
+        for unit, total in enumerate(hidden)
+    ]
     for layer in layers[1:]:
         hidden = [jax.nn.relu(h) for h in hidden]
         weights = _entries(layer["w"], ndim)
         biases = _entries(layer["b"][:, None], ndim)
         hidden = [
-            bias + _dot(hidden, [row[unit] for row in weights])
+            _dot(hidden, [row[unit] for row in weights], bias)
             for unit, (bias,) in enumerate(biases)
         ]
     return hidden
-
-
-def _stacked_mlp(
-    layers: Sequence[Any],
-    features: Sequence[jax.Array],
-    scales: jax.Array,
-    shape: Sequence[int],
-) -> list[jax.Array]:
-    """The same as products of matrices, over features in one array."""
-    x = jnp.stack([jnp.broadcast_to(f, shape).reshape(-1) for f in features], axis=-1)
-    x = dense({"w": layers[0]["w"] * scales[:, None], "b": layers[0]["b"]}, x)
-    for layer in layers[1:]:
-        x = dense(layer, jax.nn.relu(x))
-    return [x[:, i].reshape(shape) for i in range(x.shape[1])]
 
 
 def _entries(matrix: jax.Array, ndim: int) -> list[list[jax.Array]]:
@@ -118,9 +97,11 @@ def _entries(matrix: jax.Array, ndim: int) -> list[list[jax.Array]]:
     return [cut[i : i + columns] for i in range(0, len(cut), columns)]
 
 
-def _dot(xs: Sequence[jax.Array], weights: Sequence[jax.Array]) -> jax.Array:
+def _dot(
+    xs: Sequence[jax.Array], weights: Sequence[jax.Array], start: jax.Array
+) -> jax.Array:
     products = [x * w for x, w in zip(xs, weights, strict=True)]
-    return functools.reduce(operator.add, products)
+    return functools.reduce(operator.add, products, start)
 
 
 def lstm_init(key: jax.Array, inputs: int, size: int) -> dict[str, jax.Array]:

@@ -1,30 +1,33 @@
 """A per-parameter MLP whose steps are bounded relative to the initial weights."""
 
 import dataclasses
-import functools
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from l2o.config import require_positive, require_positive_int
-from l2o.learned.accumulators import DECAYS, TensorStats, init_stats, update_stats
+from l2o.learned.accumulators import DECAYS, TensorStats, init_stats
 from l2o.learned.base import (
     LearnedOptimizer,
     Theta,
-    map_tensors,
     require_num_steps,
     require_params,
 )
 from l2o.learned.features import (
     TRAINING_FRACTIONS,
     fraction_features,
-    moment_features,
-    second_moment_scales,
-    small_fc_features,
+    small_fc_inputs,
 )
-from l2o.learned.network import mlp_init, per_parameter_mlp
+from l2o.learned.groups import group_tensors, init_groups, ungroup
+from l2o.learned.network import mlp_init
+from l2o.learned.per_parameter import (
+    PerParameterRule,
+    move_groups,
+    with_constant_inputs,
+)
 
 
 NUM_MOMENT_FEATURES = (
@@ -37,8 +40,8 @@ class RelativeMLPState(NamedTuple):
 
     step: jax.Array  # shape=(), dtype=jnp.int32: updates made
     num_steps: jax.Array  # shape=(), dtype=jnp.float32
-    unit: Any  # a float32 scalar per tensor: its root mean square at initialisation
-    stats: Any  # a TensorStats per tensor
+    unit: jax.Array  # shape=(tensors,): root mean squares at initialisation
+    stats: dict[str, TensorStats]  # by shape, with an axis along its tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +113,7 @@ class RelativeMLP(LearnedOptimizer):
                 step=jnp.zeros((), jnp.int32),
                 num_steps=jnp.array(num_steps, jnp.float32),
                 unit=initial_rms(params),
-                stats=jax.tree.map(lambda p: init_stats(p, DECAYS), params),
+                stats=init_groups(params, lambda p: init_stats(p, DECAYS)),
             )
 
         def update(
@@ -126,56 +129,48 @@ class RelativeMLP(LearnedOptimizer):
                 self.schedule_gain * jnp.dot(theta["schedule"], time)
             )
             decay = jnp.exp(self.schedule_gain * theta["decay"] - 4.0)
-            update_one = functools.partial(
-                _update_tensor, theta["mlp"], time, rate, decay
+            mlp = with_constant_inputs(theta["mlp"], time)
+
+            def finish(
+                outputs: list[jax.Array], p: jax.Array, square: jax.Array, unit: Any
+            ) -> jax.Array:
+                del square
+                (direction,) = outputs
+                mean_square = jnp.sum(jnp.square(direction)) / max(1, p.size)
+                bounded = direction * (unit * jax.lax.rsqrt(1.0 + mean_square))
+                return -rate * (bounded + decay * p)
+
+            rule = PerParameterRule(
+                features=small_fc_inputs,
+                layers=lambda unit: mlp,
+                finish=finish,
+                eps=1e-5,
             )
-            steps, stats = map_tensors(
-                update_one, updates, params, state.unit, state.stats
+            groups = group_tensors(updates, params)
+            steps, stats = move_groups(
+                rule, groups, state.stats, DECAYS, own=state.unit
             )
-            return steps, state._replace(step=state.step + 1, stats=stats)
+            return (
+                ungroup(updates, groups, steps),
+                state._replace(step=state.step + 1, stats=stats),
+            )
 
         return optax.GradientTransformationExtraArgs(init, update)
 
 
-def initial_rms(params: optax.Params) -> Any:
+def initial_rms(params: optax.Params) -> jax.Array:
     """Root mean square of every tensor; of all parameters for one that is all zero.
 
     The fallback keeps the unit of a zero bias in proportion to its network, whatever
     scale the weights are written in; with nothing but zeros the unit is 1.
+
+    Returns:
+        `[tensors]`, in the order of the tree's leaves.
     """
-    leaves = [jnp.square(p.astype(jnp.float32)) for p in jax.tree.leaves(params)]
-    count = max(1, sum(x.size for x in leaves))
-    whole = jnp.sqrt(sum((jnp.sum(x) for x in leaves), jnp.zeros(())) / count)
+    leaves = [p.astype(jnp.float32) for p in jax.tree.leaves(params)]
+    sums = jnp.stack([jnp.zeros(()), *(jnp.sum(jnp.square(p)) for p in leaves)])[1:]
+    sizes = np.array([p.size for p in leaves], np.float32)
+    whole = jnp.sqrt(jnp.sum(sums) / max(1.0, sizes.sum()))
     whole = jnp.where(whole > 0, whole, 1.0)
-
-    def one(p: jax.Array) -> jax.Array:
-        mean = jnp.sum(jnp.square(p.astype(jnp.float32))) / max(1, p.size)
-        return jnp.where(mean > 0, jnp.sqrt(mean), whole)
-
-    return jax.tree.map(one, params)
-
-
-def _update_tensor(
-    layers: Any,
-    time: jax.Array,
-    rate: jax.Array,
-    decay: jax.Array,
-    g: jax.Array,
-    p: jax.Array,
-    unit: jax.Array,
-    stats: TensorStats,
-) -> tuple[jax.Array, TensorStats]:
-    """The update of one tensor: features and weights in, step and statistics out."""
-    dtype = p.dtype
-    g, p = g.astype(jnp.float32), p.astype(jnp.float32)
-    stats = update_stats(stats, g, DECAYS)
-    features = small_fc_features(moment_features(stats, g, diagonal_floor=1e-6), g, p)
-    scales = second_moment_scales(features, eps=1e-5)
-    # Time has no second moment over the tensor: it enters as it is.
-    scales = jnp.concatenate([scales, jnp.ones_like(time)])
-    features += [t.reshape((1,) * p.ndim) for t in time]
-    (direction,) = per_parameter_mlp(layers, features, scales, p.shape)
-    direction = jnp.broadcast_to(direction, p.shape)
-    mean_square = jnp.sum(jnp.square(direction)) / max(1, p.size)
-    bounded = direction * (unit * jax.lax.rsqrt(1.0 + mean_square))
-    return (-rate * (bounded + decay * p)).astype(dtype), stats
+    roots = jnp.sqrt(sums / np.maximum(1.0, sizes))
+    return jnp.where(sums > 0, roots, whole)

@@ -1,7 +1,6 @@
 """A per-parameter MLP on gradient statistics (Metz et al. 2022)."""
 
 import dataclasses
-import functools
 import math
 from typing import Any, ClassVar, NamedTuple
 
@@ -10,28 +9,27 @@ import jax.numpy as jnp
 import optax
 
 from l2o.config import require_positive, require_positive_int, require_range
-from l2o.learned.accumulators import (
-    Decays,
-    TensorStats,
-    init_stats,
-    update_stats,
-)
-from l2o.learned.base import LearnedOptimizer, Theta, map_tensors, require_params
+from l2o.learned.accumulators import Decays, TensorStats, init_stats
+from l2o.learned.base import LearnedOptimizer, Theta, require_params
 from l2o.learned.features import (
     STEP_TIMESCALES,
-    moment_features,
-    second_moment_scales,
-    small_fc_features,
+    small_fc_inputs,
     step_features,
 )
-from l2o.learned.network import mlp_init, per_parameter_mlp
+from l2o.learned.groups import group_tensors, init_groups, ungroup
+from l2o.learned.network import mlp_init
+from l2o.learned.per_parameter import (
+    PerParameterRule,
+    move_groups,
+    with_constant_inputs,
+)
 
 
 class SmallFCState(NamedTuple):
     """State of `SmallFC`."""
 
     step: jax.Array  # shape=(), dtype=jnp.int32: updates made
-    stats: Any  # a TensorStats per tensor
+    stats: dict[str, TensorStats]  # by shape, with an axis along its tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +119,7 @@ class SmallFC(LearnedOptimizer):
         def init(params: optax.Params) -> SmallFCState:
             return SmallFCState(
                 step=jnp.zeros((), jnp.int32),
-                stats=jax.tree.map(lambda p: init_stats(p, decays), params),
+                stats=init_groups(params, lambda p: init_stats(p, decays)),
             )
 
         def update(
@@ -132,14 +130,29 @@ class SmallFC(LearnedOptimizer):
         ) -> tuple[optax.Updates, SmallFCState]:
             del extra_args
             require_params(self, params)
-            time = step_features(state.step)
-            update_one = functools.partial(
-                _update_tensor, self, theta["mlp"], decays, time
+            # Time is no statistic of a tensor: it enters as it is.
+            mlp = with_constant_inputs(theta["mlp"], step_features(state.step))
+            rule = PerParameterRule(
+                features=small_fc_inputs,
+                layers=lambda own: mlp,
+                finish=self._finish,
+                eps=1e-5,
             )
-            steps, stats = map_tensors(update_one, updates, params, state.stats)
-            return steps, SmallFCState(step=state.step + 1, stats=stats)
+            groups = group_tensors(updates, params)
+            steps, stats = move_groups(rule, groups, state.stats, decays)
+            return (
+                ungroup(updates, groups, steps),
+                SmallFCState(step=state.step + 1, stats=stats),
+            )
 
         return optax.GradientTransformationExtraArgs(init, update)
+
+    def _finish(
+        self, outputs: list[jax.Array], p: jax.Array, square: jax.Array, own: Any
+    ) -> jax.Array:
+        del p, square, own
+        direction, magnitude = outputs
+        return -self.step_mult * direction * jnp.exp(self.exp_mult * magnitude)
 
 
 def _learned_decays(initial: tuple[float, ...], offset: jax.Array) -> list[jax.Array]:
@@ -148,27 +161,3 @@ def _learned_decays(initial: tuple[float, ...], offset: jax.Array) -> list[jax.A
         1.0 - jnp.exp(math.log(1.0 - d) + 10.0 * offset[i])
         for i, d in enumerate(initial)
     ]
-
-
-def _update_tensor(
-    config: SmallFC,
-    layers: Any,
-    decays: Decays,
-    time: jax.Array,
-    g: jax.Array,
-    p: jax.Array,
-    stats: TensorStats,
-) -> tuple[jax.Array, TensorStats]:
-    """The update of one tensor: features and weights in, step and statistics out."""
-    dtype = p.dtype
-    g, p = g.astype(jnp.float32), p.astype(jnp.float32)
-    stats = update_stats(stats, g, decays)
-    f = moment_features(stats, g, diagonal_floor=1e-6)
-    features = small_fc_features(f, g, p)
-    scales = second_moment_scales(features, eps=1e-5)
-    # Time has no second moment over the tensor: it enters as it is.
-    scales = jnp.concatenate([scales, jnp.ones_like(time)])
-    features += [t.reshape((1,) * p.ndim) for t in time]
-    direction, magnitude = per_parameter_mlp(layers, features, scales, p.shape)
-    step = direction * jnp.exp(magnitude * config.exp_mult) * config.step_mult
-    return (-jnp.broadcast_to(step, p.shape)).astype(dtype), stats

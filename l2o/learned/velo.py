@@ -1,7 +1,6 @@
 """VeLO: a hypernetwork over a per-parameter MLP (Metz et al. 2022)."""
 
 import dataclasses
-import functools
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -10,15 +9,27 @@ import numpy as np
 import optax
 
 from l2o.config import require_positive, require_positive_int
-from l2o.learned.accumulators import DECAYS, TensorStats, init_stats
+from l2o.learned.accumulators import (
+    DECAYS,
+    TensorStats,
+    clip_gradient,
+    init_stats,
+)
 from l2o.learned.base import (
     LearnedOptimizer,
     Theta,
-    map_tensors,
     require_num_steps,
     require_params,
 )
+from l2o.learned.groups import (
+    Group,
+    group_tensors,
+    in_tree_order,
+    init_groups,
+    ungroup,
+)
 from l2o.learned.network import dense, mlp_init
+from l2o.learned.per_parameter import move_groups
 from l2o.learned.tensor_lstm import (
     NUM_COURSE_FEATURES,
     TensorLSTMState,
@@ -27,14 +38,13 @@ from l2o.learned.tensor_lstm import (
     observe,
     tensor_lstm_init,
 )
-from l2o.learned.velo_step import NUM_FEATURES, NUM_OUTPUTS, mean, velo_step
+from l2o.learned.velo_step import NUM_FEATURES, NUM_OUTPUTS, velo_rule
 
 
 # Ranks 0 to 4, counting axes longer than one.
 NUM_RANKS = 5
-NUM_TENSOR_FEATURES = (
-    NUM_COURSE_FEATURES + len(DECAYS.rms) + NUM_RANKS + 2 * len(DECAYS.momentum)
-)
+NUM_OWN_FEATURES = len(DECAYS.rms) + NUM_RANKS + 2 * len(DECAYS.momentum)
+NUM_TENSOR_FEATURES = NUM_COURSE_FEATURES + NUM_OWN_FEATURES
 # The loss features of old checkpoints took the horizon to be this.
 BUGGED_HORIZON = 10.0
 
@@ -43,7 +53,7 @@ class VeLOState(NamedTuple):
     """State of `VeLO`."""
 
     lstm: TensorLSTMState  # a row per tensor
-    stats: Any  # a TensorStats per tensor
+    stats: dict[str, TensorStats]  # by shape, with an axis along its tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +129,7 @@ class VeLO(LearnedOptimizer):
             rows = len(jax.tree.leaves(params))
             return VeLOState(
                 lstm=init_tensor_lstm_state(theta, rows, num_steps),
-                stats=jax.tree.map(lambda p: init_stats(p, DECAYS), params),
+                stats=init_groups(params, lambda p: init_stats(p, DECAYS)),
             )
 
         def update(
@@ -136,33 +146,26 @@ class VeLO(LearnedOptimizer):
             if self.bugged_loss_features:
                 horizon = jnp.full((), BUGGED_HORIZON)
             course, lstm = observe(self, state.lstm, value, horizon)
-            tree = jax.tree.structure(updates)
-            inputs = [
-                _tensor_features(p.astype(jnp.float32), s, course)
-                for p, s in zip(
-                    tree.flatten_up_to(params),
-                    tree.flatten_up_to(state.stats),
-                    strict=True,
-                )
-            ]
-            rows = jnp.stack(inputs) if inputs else jnp.zeros((0, NUM_TENSOR_FEATURES))
+            groups = group_tensors(updates, params)
+            own = [_tensor_features(g, state.stats[g.name]) for g in groups]
+            own = in_tree_order(groups, [jnp.zeros((0, NUM_OWN_FEATURES)), *own])
+            shared = jnp.broadcast_to(course, (own.shape[0], NUM_COURSE_FEATURES))
+            rows = jnp.concatenate([shared, own], axis=1)
+            # The zero makes the new statistics wait for the last use of the old ones.
+            # Else XLA might write them first, and so keeps a copy of the old.
+            zero = 0.0 * jnp.sum(own)
+            groups = group_tensors(updates, params, lambda g: clip_gradient(g) + zero)
             out, lstm = move_lstm(theta["lstm"], rows, lstm)
             if self.bugged_lstm_state:
                 lstm = lstm._replace(hidden=state.lstm.hidden, cell=state.lstm.cell)
             mixed = _mix(theta["mlps"], dense(theta["lstm"]["controls"], out))
             rates = self.step_mult * dense(theta["lstm"]["step_size"], out)[:, 0]
-            mlps = [
-                jax.tree.map(lambda w, i=i: w[i], mixed) for i in range(len(inputs))
-            ]
-            steps, stats = map_tensors(
-                functools.partial(velo_step, exp_mult=self.exp_mult),
-                updates,
-                params,
-                state.stats,
-                tree.unflatten(mlps),
-                tree.unflatten(list(rates)),
+            rule = velo_rule(
+                lambda own: own["mlp"], lambda own: own["rate"], exp_mult=self.exp_mult
             )
-            return steps, VeLOState(lstm=lstm, stats=stats)
+            own = {"mlp": mixed, "rate": rates}
+            steps, stats = move_groups(rule, groups, state.stats, DECAYS, own)
+            return ungroup(updates, groups, steps), VeLOState(lstm=lstm, stats=stats)
 
         return optax.GradientTransformationExtraArgs(init, update)
 
@@ -171,33 +174,41 @@ def _clip_log_abs(x: jax.Array) -> jax.Array:
     return 0.5 * jnp.clip(jnp.log(1e-8 + jnp.abs(10.0 * x)), -5.0, 5.0)
 
 
-def _tensor_features(p: jax.Array, stats: TensorStats, shared: jax.Array) -> jax.Array:
-    """The LSTM's inputs for one tensor, `[30]`, from the averages before this step."""
-    # In units of the tensor's root mean square. The second moment is scaled by the
-    # same, not the squared, factor: a quirk of the public code.
-    unit = jax.lax.rsqrt(jnp.maximum(1e-9, mean(jnp.square(p))))
-    momenta = [m * unit for m in stats.momentum]
-    rms = [v * unit for v in stats.rms]
-    means = [mean(m) for m in momenta]
-    var_m = [
-        mean(jnp.square(m - center)) for m, center in zip(momenta, means, strict=True)
-    ]
-    # Another: the second moment's spread is taken about the mean of each momentum.
-    paired = rms * len(means) if len(rms) == 1 else rms
-    var_rms = [
-        mean(jnp.square(v - center)) for v, center in zip(paired, means, strict=True)
-    ]
-    rank = int(np.sum(np.array(p.shape) > 1))
-    statistics = _clip_log_abs(jnp.stack([*(mean(v) for v in rms), *var_m, *var_rms]))
-    split = len(rms)
-    return jnp.concatenate(
-        [
-            shared,
-            statistics[:split],
-            jax.nn.one_hot(rank, NUM_RANKS),
-            statistics[split:],
-        ]
-    )
+def _tensor_features(group: Group, stats: TensorStats) -> jax.Array:
+    """What the LSTM reads of a group's tensors, `[n, 12]`, before this step."""
+    rank = jax.nn.one_hot(int(np.sum(np.array(group.shape) > 1)), NUM_RANKS)
+
+    def one(stats: TensorStats, square: jax.Array) -> jax.Array:
+        # In units of the tensor's root mean square. The second moment is scaled by the
+        # same, not the squared, factor: a quirk of the public code.
+        unit = jax.lax.rsqrt(jnp.maximum(1e-9, square))
+        means = [_mean(m) for m in stats.momentum]
+        var_m = [_variance(m, c) for m, c in zip(stats.momentum, means, strict=True)]
+        # Another: the second moment's spread is taken about the mean of each momentum.
+        # It is the spread about its own mean, and the square of that mean's distance.
+        (v,) = stats.rms
+        mean_rms = _mean(v)
+        spread = _variance(v, mean_rms)
+        var_rms = [spread + jnp.square(mean_rms - c) for c in means]
+        variances = jnp.stack([*var_m, *var_rms])
+        return jnp.concatenate(
+            [
+                _clip_log_abs(mean_rms * unit)[None],
+                rank,
+                _clip_log_abs(variances * unit * unit),
+            ]
+        )
+
+    return jax.vmap(one)(stats, group.mean_squares())
+
+
+def _mean(x: jax.Array) -> jax.Array:
+    """The mean, 0 of an empty tensor."""
+    return jnp.sum(x) / max(1, x.size)
+
+
+def _variance(x: jax.Array, center: jax.Array) -> jax.Array:
+    return _mean(jnp.square(x - center))
 
 
 def _mix(mlps: Any, controls: jax.Array) -> Any:

@@ -1,17 +1,15 @@
 """The step that VeLO and Celo make of the outputs of a per-parameter MLP."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from l2o.learned.accumulators import DECAYS, TensorStats, clip_gradient, update_stats
-from l2o.learned.features import (
-    moment_features,
-    second_moment_scales,
-    velo_features,
-)
-from l2o.learned.network import per_parameter_mlp
+from l2o.learned.accumulators import DECAYS
+from l2o.learned.features import velo_inputs
+from l2o.learned.network import Layers
+from l2o.learned.per_parameter import PerParameterRule
 
 
 NUM_FEATURES = (
@@ -21,39 +19,29 @@ NUM_OUTPUTS = 3
 """Direction, magnitude, and one that the public codes do not read."""
 
 
-def mean(x: jax.Array) -> jax.Array:
-    """The mean, 0 of an empty tensor."""
-    return jnp.mean(x) if x.size else jnp.zeros((), x.dtype)
-
-
-def velo_step(
-    g: jax.Array,
-    p: jax.Array,
-    stats: TensorStats,
-    layers: Any,
-    rate: float | jax.Array,
+def velo_rule(
+    layers: Callable[[Any], Layers],
+    rate: Callable[[Any], float | jax.Array],
     *,
     exp_mult: float,
-) -> tuple[jax.Array, TensorStats]:
-    r"""The update $-\lambda \, \mathrm{rms}(p) \, d \, e^{\epsilon s}$ of one tensor.
+) -> PerParameterRule:
+    r"""The step $-\lambda \, \mathrm{rms}(p) \, d \, e^{\epsilon s}$ of a tensor.
 
     Args:
-        g: the gradient.
-        p: the tensor, of the gradient's shape.
-        stats: the tensor's statistics before this step.
-        layers: the MLP, whose first outputs are d and s.
-        rate: $\lambda$.
+        layers: the tensor's MLP, whose first outputs are d and s, from what belongs to
+            the tensor.
+        rate: its $\lambda$, likewise.
         exp_mult: $\epsilon$.
-
-    Returns:
-        The update, of the shape and type of `p`, and the statistics after this step.
     """
-    dtype = p.dtype
-    g, p = clip_gradient(g), p.astype(jnp.float32)
-    stats = update_stats(stats, g, DECAYS)
-    features = velo_features(moment_features(stats, g, diagonal_floor=0.0), g, p)
-    scales = second_moment_scales(features, eps=1e-5)
-    direction, magnitude, _ = per_parameter_mlp(layers, features, scales, p.shape)
-    unit = jnp.sqrt(mean(jnp.square(p)) + 1e-9) * rate
-    step = direction * jnp.exp(magnitude * exp_mult) * unit
-    return (-jnp.broadcast_to(step, p.shape)).astype(dtype), stats
+
+    def finish(
+        outputs: list[jax.Array], p: jax.Array, square: jax.Array, own: Any
+    ) -> jax.Array:
+        del p
+        direction, magnitude, _ = outputs
+        unit = jnp.sqrt(square + 1e-9) * rate(own)
+        return -direction * jnp.exp(magnitude * exp_mult) * unit
+
+    return PerParameterRule(
+        features=velo_inputs, layers=layers, finish=finish, eps=1e-5
+    )

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import l2o
-from l2o.learned import features, network
+from l2o.learned import per_parameter
 
 
 HERE = Path(__file__).parent
@@ -32,6 +32,7 @@ CLASSES = {
         },
     ),
     "Celo": ("celo", {"phase": "phase"}),
+    "CeloAdam": ("celo_adam", {}),
     "Celo2": (
         "celo2",
         {"orthogonalize": "orthogonalize", "learning_rate": "step_mult"},
@@ -75,8 +76,7 @@ def follow(lopt, theta, params, grads, losses, num_steps):
 def layout(request, monkeypatch):
     """The recorded tensors are all small: they are also put through the other way."""
     if request.param == "large tensors":
-        for module in (network, features):
-            monkeypatch.setattr(module, "SMALL", -1)
+        monkeypatch.setattr(per_parameter, "SMALL", -1)
     jax.clear_caches()
     yield
     jax.clear_caches()
@@ -90,6 +90,7 @@ def recording(request, layout):
         arrays = dict(file)
     config = json.loads(arrays.pop("config").tobytes())
     arch, fields = CLASSES[config["arch"]]
+    fields = fields | {"step_mult": "step_mult"}
     flags = {own: config[theirs] for theirs, own in fields.items() if theirs in config}
     lopt, theta = l2o.import_public(weights(path), arch, **flags)
 
