@@ -72,14 +72,18 @@ class List(Common):
 
 @dataclass(frozen=True)
 class Bench(Common):
-    """Inner steps per second of meta-training, beside plain SGD in the same process."""
+    """Measure a cost: of meta-training beside SGD, or of a step beside AdamW."""
 
-    what: Positional[Literal["meta-training"]]
+    what: Positional[Literal["meta-training", "step"]]
     """The benchmark."""
-    optimizer: Literal["small_fc", "velo", "lstm"] = "small_fc"
+    optimizer: str = "small_fc"
     """The architecture, at the sizes that the targets are stated for."""
     pairs: int = 8
-    """Antithetic pairs."""
+    """Antithetic pairs, in meta-training."""
+    width: int = 1024
+    """Of the dense layers, in a step."""
+    layers: int = 8
+    """Number of dense layers, in a step."""
 
 
 @dataclass(frozen=True)
@@ -223,9 +227,14 @@ def _list(command: List) -> int:
 
 
 def _bench(command: Bench) -> int:
-    from meta_train.bench import meta_training
+    if command.what == "step":
+        from meta_train.bench.step import step
 
-    result = meta_training(command.optimizer, command.pairs)
+        result = step(command.optimizer, command.width, command.layers)
+    else:
+        from meta_train.bench.meta_training import meta_training
+
+        result = meta_training(command.optimizer, command.pairs)
     if command.json:
         print(json.dumps(result, allow_nan=False))
     else:

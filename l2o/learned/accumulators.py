@@ -100,8 +100,8 @@ def update_stats(stats: TensorStats, g: jax.Array, decays: Decays) -> TensorStat
         diag = _averages(stats.diag, square + _FLOOR, fac_decays)
     else:
         d1, d0 = dims
-        # The factors make three squares of one: XLA on CPUs computes what two sums share
-        # once, and stores it; what it need not share it merges into the sum.
+        # The factors make three squares of one: XLA on CPUs stores what two sums share,
+        # and merges into a sum what is its own.
         row_means = _mean_along(jnp.square(2.0 * g), d0) / 4.0
         col_means = _mean_along(jnp.square(0.5 * g), d1) * 4.0
         row = _averages(stats.row, row_means + _FLOOR, fac_decays)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -196,7 +197,7 @@ def _inputs_without_rows(stats: Readings, g: jax.Array, p: Feature) -> list[Feat
 def _as_matrices(x: jax.Array, *, shape: Sequence[int]) -> jax.Array:
     """`[n, *shape]` or broadcastable to it, as matrices over the last two axes."""
     x = jnp.broadcast_to(x, (*shape[:-2], *x.shape[-2:]))
-    return x.reshape(-1, *x.shape[-2:])
+    return x.reshape(math.prod(shape[:-2]), *x.shape[-2:])
 
 
 def newton_schulz(x: jax.Array) -> jax.Array:
@@ -226,7 +227,7 @@ def newton_schulz(x: jax.Array) -> jax.Array:
 
     def iterate(_: int, x: jax.Array) -> jax.Array:
         gram = x @ x.T
-        return a * x + (b * gram + (c * gram) @ gram) @ x
+        return a * x + (b * gram + c * (gram @ gram)) @ x
 
     x = jax.lax.fori_loop(0, NEWTON_SCHULZ_STEPS, iterate, x)
     return x.T if tall else x

@@ -43,8 +43,8 @@ class Facts:
     source: str
 
 
-# Trees of tensors that tell the five sizes of state apart; one more than there are
-# unknowns, so that a state which grows in another way is noticed.
+# Trees of tensors that tell the five sizes of state apart, some of one shape; more than
+# there are unknowns, so that a state which grows in another way is noticed.
 _PROBES: tuple[tuple[tuple[int, ...], ...], ...] = (
     (),
     ((2, 3),),
@@ -52,6 +52,7 @@ _PROBES: tuple[tuple[tuple[int, ...], ...], ...] = (
     ((5, 5), (2, 3)),
     ((5,),),
     ((3,), ()),
+    ((2, 3), (2, 3), (5,), (5,)),
 )
 
 

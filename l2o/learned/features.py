@@ -165,25 +165,26 @@ def mean_squares(features: Sequence[Feature], g: jax.Array) -> jax.Array:
 def _mean_square(feature: Feature, own: "_Own") -> jax.Array:
     if feature.mean_square is not None:
         return feature.mean_square
-    square, exponent = None, 0
-    if feature.base is not None:
-        product = feature.base
-        if not feature.factors:
-            product, exponent = own(product)
-        for factor in feature.factors:
-            # Small: to scale these is free, and makes the product another one too.
-            scaled, k = own(factor)
-            product, exponent = product * scaled, exponent + k
-        square = jnp.square(product)
-    if feature.bound is not None and square is not None:
-        square = jnp.minimum(square, 4.0**exponent * feature.bound**2)
+    product, exponent = feature.base, 0
+    if product is not None and not feature.factors:
+        product, exponent = own(product)
+    for factor in feature.factors:
+        # Small: to scale these is free, and makes the product another one too.
+        scaled, k = own(factor)
+        product = scaled if product is None else product * scaled
+        exponent += k
     scale = 4.0**-exponent
-    if feature.variance is not None:
+    if feature.variance is None:
+        assert product is not None, "a feature has a base or a variance"
+        square = jnp.square(product)
+    else:
         variance, k = own(feature.variance)
         variance = variance + 2.0**k * feature.floor
-        square = 1.0 / variance if square is None else square / variance
+        # Divided in between: squares of the smallest gradients are zero in float32.
+        square = 1.0 / variance if product is None else product * (product / variance)
         scale *= 2.0**k
-    assert square is not None, "a feature has a base or a variance"
+    if feature.bound is not None:
+        square = jnp.minimum(square, feature.bound**2 / scale)
     return jnp.sum(square) * (scale / max(1, square.size))
 
 

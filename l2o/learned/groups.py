@@ -7,6 +7,7 @@ is repeated.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -56,11 +57,9 @@ class Group:
 
     def matrices(self) -> "Group":
         """The same tensors as stacks of matrices over their last two axes."""
-        *leading, rows, columns = self.shape
-        del leading
-        return dataclasses.replace(
-            self, gradients=self.gradients.reshape(-1, rows, columns)
-        )
+        *leading, rows, columns = self.gradients.shape
+        gradients = self.gradients.reshape(math.prod(leading), rows, columns)
+        return dataclasses.replace(self, gradients=gradients)
 
     def stacked(self) -> jax.Array:
         """The parameters in one array, `[n, *shape]`, float32."""
@@ -96,8 +95,7 @@ def init_groups(params: Any, init_one: Callable[[jax.Array], Any]) -> dict[str, 
     states = {}
     for name, (indices, example) in by_shape.items():
         states[name] = jax.tree.map(
-            lambda x, n=len(indices): jnp.tile(x[None], (n, *[1] * x.ndim)),
-            init_one(example),
+            functools.partial(_repeat, len(indices)), init_one(example)
         )
     return states
 
@@ -182,7 +180,13 @@ def for_each(
         p = group.params[0].astype(jnp.float32).reshape(group.shape)
         return function(group.gradients[0], p, _entry(own, 0))[None]
     if math.prod(group.shape) <= BATCHED:
-        return jax.vmap(function)(group.gradients, group.stacked(), own)
+        # In a branch of its own it is compiled once. XLA on CPUs would merge it into
+        # every slice that is taken of it, and compile it again for each tensor.
+        return jax.lax.cond(
+            defined.any(),
+            lambda: jax.vmap(function)(group.gradients, group.stacked(), own),
+            lambda: jnp.full(group.gradients.shape, jnp.nan, jnp.float32),
+        )
 
     # Steps take the place of the gradients that they are made of.
     def body(i: jax.Array, steps: jax.Array) -> jax.Array:
@@ -205,6 +209,10 @@ def _by_shape(leaves: Sequence[Any]) -> Mapping[str, tuple[list[int], Any]]:
     for i, leaf in enumerate(leaves):
         found.setdefault(shape_name(leaf.shape), ([], leaf))[0].append(i)
     return found
+
+
+def _repeat(n: int, x: jax.Array) -> jax.Array:
+    return jnp.tile(x[None], (n, *[1] * x.ndim))
 
 
 def _entry(tree: Any, i: int | jax.Array) -> Any:

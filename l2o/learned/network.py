@@ -44,8 +44,8 @@ def elementwise_mlp(
     It is one `feature * weight` term after another in place of a matrix product over a
     `[..., features]` array, so that XLA can run all of it, and what the features are
     made of, in one loop. Features that vary along fewer axes (Adafactor's rows and
-    columns) are given with size 1 along the others: their share of the first layer is a
-    product at their own size, broadcast once.
+    columns) are given with size 1 along the others: their share of the first layer is
+    summed at their own size and broadcast once.
 
     This is the function that a hand-written kernel would replace: features and weights
     of one tensor in, outputs at every entry out.
@@ -60,22 +60,20 @@ def elementwise_mlp(
     Returns:
         The outputs, a list of arrays broadcastable to `shape`.
     """
-    ndim, shape = len(shape), tuple(shape)
+    ndim = len(shape)
     first = layers[0]["w"] * scales[:, None]
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for i, x in enumerate(features):
         by_shape.setdefault(x.shape, []).append(i)
     hidden = [bias for (bias,) in _entries(layers[0]["b"][:, None], ndim)]
-    full = by_shape.pop(shape, [])
-    for smaller in sorted(by_shape.values(), key=lambda group: features[group[0]].size):
-        stacked = jnp.stack([features[i] for i in smaller], axis=-1)
-        share = stacked @ jnp.stack([first[i] for i in smaller])
-        hidden = [total + share[..., unit] for unit, total in enumerate(hidden)]
     weights = _entries(first, ndim)
-    hidden = [
-        _dot([features[i] for i in full], [weights[i][unit] for i in full], total)
-        for unit, total in enumerate(hidden)
-    ]
+    # Smallest first, so that the full-size terms are added to one broadcast sum.
+    for alike in sorted(by_shape.values(), key=lambda group: features[group[0]].size):
+        terms = [features[i] for i in alike]
+        hidden = [
+            _dot(terms, [weights[i][unit] for i in alike], total)
+            for unit, total in enumerate(hidden)
+        ]
     for layer in layers[1:]:
         hidden = [jax.nn.relu(h) for h in hidden]
         weights = _entries(layer["w"], ndim)

@@ -1,13 +1,14 @@
 """A per-parameter MLP on gradient statistics, for all tensors of a tree.
 
 `plain_outputs` is what it computes, in the words of the papers. Tensors that are not
-small take another way to the same numbers: their features are never formed, the
-normalisers go into the weights of the first layer, and the MLP is elementwise
-arithmetic that XLA runs as one loop. `tests/l2o/test_per_parameter.py` holds the two
-together.
+small take other ways to the same numbers, to which `tests/l2o/test_per_parameter.py`
+holds them. Above `SMALL` the normalisers go into the weights of the first layer, and
+the MLP is elementwise arithmetic that XLA runs as one loop. Above `groups.BATCHED` the
+inputs are never formed: their mean squares are sums that each read the statistics.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from l2o.learned import groups
 from l2o.learned.accumulators import (
     Decays,
     Readings,
@@ -23,12 +25,12 @@ from l2o.learned.accumulators import (
     update_stats,
 )
 from l2o.learned.features import Feature, mean_squares, root_scales
-from l2o.learned.groups import Group, for_each, rows_of
+from l2o.learned.groups import Group, rows_of
 from l2o.learned.network import Layers, dense, elementwise_mlp
 
 
 SMALL = 256
-"""Tensors of at most this size have their features formed and stacked in one array.
+"""Tensors of at most this size have their inputs stacked in one array.
 
 A loop for each would cost more to compile and to launch than the copy.
 """
@@ -54,7 +56,7 @@ class PerParameterRule:
 
 def move_groups(
     rule: PerParameterRule,
-    groups: Sequence[Group],
+    tensors: Sequence[Group],
     stats: Mapping[str, TensorStats],
     decays: Decays,
     own: Any = (),
@@ -63,7 +65,7 @@ def move_groups(
 
     Args:
         rule: the architecture's.
-        groups: all tensors.
+        tensors: all of them, by shape.
         stats: their statistics before this step, by the group's name.
         decays: of the statistics.
         own: what else belongs to each tensor: a tree of arrays with an axis along all
@@ -72,10 +74,10 @@ def move_groups(
     Returns:
         The steps of every group, `[n, *shape]`, and the statistics after this step.
     """
-    moved = {g.name: move_stats(g, stats[g.name], decays) for g in groups}
+    moved = {g.name: move_stats(g, stats[g.name], decays) for g in tensors}
     steps = [
         per_parameter_steps(rule, g, read_group(g, moved[g.name]), rows_of(g, own))
-        for g in groups
+        for g in tensors
     ]
     return steps, moved
 
@@ -104,33 +106,40 @@ def per_parameter_steps(
     Returns:
         The steps, `[n, *shape]`, float32.
     """
+    if not group.gradients.size:
+        return group.gradients
+    size = math.prod(group.shape)
     squares = group.mean_squares()
-    if math.prod(group.shape) <= SMALL:
+    scales = None
+    if size > groups.BATCHED:
+        scales = jax.vmap(functools.partial(_scales, rule))(
+            readings, group.gradients, squares
+        )
 
-        def small(
-            g: jax.Array, p: jax.Array, stats: Readings, square: jax.Array, mine: Any
-        ) -> jax.Array:
-            values = [f.value() for f in rule.features(stats, g, Feature(p))]
-            outputs = plain_outputs(rule.layers(mine), values, rule.eps, g.shape)
-            return rule.finish(outputs, p, square, mine)
-
-        return jax.vmap(small)(group.gradients, group.stacked(), readings, squares, own)
-
-    def scales_of(stats: Readings, g: jax.Array, square: jax.Array) -> jax.Array:
-        known = Feature(mean_square=square)
-        squares = mean_squares(rule.features(stats, g, known), g)
-        return root_scales(squares, rule.eps)
-
-    def large(g: jax.Array, p: jax.Array, mine: Any) -> jax.Array:
+    def one(g: jax.Array, p: jax.Array, mine: Any) -> jax.Array:
         stats, square, scales, rest = mine
+        layers = rule.layers(rest)
         values = [f.value() for f in rule.features(stats, g, Feature(p))]
-        outputs = elementwise_mlp(rule.layers(rest), values, scales, g.shape)
+        if size <= SMALL:
+            outputs = plain_outputs(layers, values, rule.eps, g.shape)
+        else:
+            if scales is None:
+                means = [jnp.sum(jnp.square(x)) / x.size for x in values]
+                scales = root_scales(jnp.stack(means), rule.eps)
+            outputs = elementwise_mlp(layers, values, scales, g.shape)
         return rule.finish(outputs, p, square, rest)
 
-    scales = jax.vmap(scales_of)(readings, group.gradients, squares)
-    # One NaN in a tensor is in its normalisers, and by them in all of its steps.
-    defined = ~jnp.isnan(scales).any(axis=1)
-    return for_each(large, group, (readings, squares, scales, own), defined)
+    # A NaN in the parameters is in the normaliser, and so in all steps of the tensor.
+    defined = ~jnp.isnan(squares)
+    return groups.for_each(one, group, (readings, squares, scales, own), defined)
+
+
+def _scales(
+    rule: PerParameterRule, stats: Readings, g: jax.Array, square: jax.Array
+) -> jax.Array:
+    """The normalisers of a tensor's inputs, of which none is formed."""
+    inputs = rule.features(stats, g, Feature(mean_square=square))
+    return root_scales(mean_squares(inputs, g), rule.eps)
 
 
 def plain_outputs(

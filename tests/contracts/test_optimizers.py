@@ -591,6 +591,17 @@ def test_masked_leaves_the_rest_alone(subject):
     assert_trees_equal(updates["out"], grads["out"])
 
 
+def test_none_is_no_tensor(subject):
+    """As equinox leaves it in place of what is not trained."""
+    params, grads = split_case()
+    updates = once(
+        subject.compiled(), params | {"static": None}, grads | {"static": None}
+    )
+    assert_trees_equal(
+        updates, once(subject.compiled(), params, grads) | {"static": None}
+    )
+
+
 def test_multi_transform_gives_each_its_part(subject):
     params, grads = split_case()
     tx = optax.multi_transform(

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import l2o
-from l2o.learned import per_parameter
+from l2o.learned import groups, per_parameter
 
 
 HERE = Path(__file__).parent
@@ -72,11 +72,17 @@ def follow(lopt, theta, params, grads, losses, num_steps):
     return jax.lax.scan(body, (params, tx.init(params)), (grads, losses))[1]
 
 
-@pytest.fixture(params=["small tensors", "large tensors"])
+@pytest.fixture(params=["plain", "elementwise", "looped"])
 def layout(request, monkeypatch):
-    """The recorded tensors are all small: they are also put through the other way."""
-    if request.param == "large tensors":
+    """The recorded tensors are all small: they are also put through the other ways.
+
+    Elementwise as larger ones are, and as the largest are, in a loop over those of one
+    shape.
+    """
+    if request.param != "plain":
         monkeypatch.setattr(per_parameter, "SMALL", -1)
+    if request.param == "looped":
+        monkeypatch.setattr(groups, "BATCHED", -1)
     jax.clear_caches()
     yield
     jax.clear_caches()

@@ -1,5 +1,7 @@
 """Averages of the gradient against sums written by hand."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,8 @@ import pytest
 from l2o.learned.accumulators import (
     Decays,
     factored_dims,
-    factored_preconditioner,
     init_stats,
+    read_stats,
     safe_rsqrt,
     update_stats,
 )
@@ -18,6 +20,7 @@ from l2o.learned.accumulators import (
 TWO = Decays(momentum=(0.9, 0.5), rms=(0.99,), factored=(0.8, 0.5))
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def stats_after(gradients, decays=TWO):
     stats = init_stats(jnp.zeros_like(gradients[0]), decays)
     for g in gradients:
@@ -69,30 +72,31 @@ def test_preconditioner_is_the_root_of_adafactors_rank_one_estimate():
     rng = np.random.default_rng(0)
     gradients = rng.normal(size=(3, 2, 3, 4)).astype(np.float32)
     stats = stats_after(list(gradients))
-    left, right = factored_preconditioner(stats, (2, 3, 4))
+    read = read_stats(stats, (2, 3, 4))
     for i, d in enumerate(TWO.factored):
         weights = (1 - d) * d ** np.array([2.0, 1.0, 0.0])
         square = np.einsum("t,tijk->ijk", weights, gradients.astype(np.float64) ** 2)
         row = square.mean(axis=2, keepdims=True)
         col = square.mean(axis=1, keepdims=True)
         estimate = row * col / row.mean(axis=1, keepdims=True)
-        np.testing.assert_allclose(left[i] * right[i], estimate**-0.5, rtol=1e-4)
+        factor = read.left[i] * read.right[i]
+        np.testing.assert_allclose(factor, estimate**-0.5, rtol=1e-4)
 
 
 def test_preconditioner_is_exact_for_rank_one_gradients():
     """The factored estimate of a rank-one square is that square."""
     g = np.outer([1.0, 2.0], [3.0, -1.0, 2.0]).astype(np.float32)
-    left, right = factored_preconditioner(stats_after([g]), g.shape)
-    np.testing.assert_allclose(g * left[0] * right[0], np.sign(g) / 0.2**0.5, rtol=1e-5)
+    read = read_stats(stats_after([g]), g.shape)
+    got = g * read.left[0] * read.right[0]
+    np.testing.assert_allclose(got, np.sign(g) / 0.2**0.5, rtol=1e-5)
 
 
 def test_no_gradient_leaves_finite_statistics():
     for shape in [(), (3,), (2, 3), (0, 3), (3, 0), (0,)]:
         stats = stats_after([np.zeros(shape, np.float32)] * 2)
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(stats)), shape
-        if len(shape) == 2:
-            factors = factored_preconditioner(stats, shape)
-            assert all(np.isfinite(x).all() for x in jax.tree.leaves(factors)), shape
+        read = read_stats(stats, shape)
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(read)), shape
 
 
 @pytest.mark.parametrize("decay", [-0.5, 1.5])
@@ -116,6 +120,37 @@ def test_safe_rsqrt_is_floored():
     assert float(jax.grad(safe_rsqrt)(jnp.float32(0.0))) == 0.0
 
 
-def test_vectors_have_no_preconditioner():
-    with pytest.raises(ValueError, match="two axes or more, got shape \\(3,\\)"):
-        factored_preconditioner(stats_after([np.ones(3, np.float32)]), (3,))
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_vectors_are_read_off_their_full_second_moment(shape):
+    stats = stats_after([np.full(shape, 2.0, np.float32)])
+    read = read_stats(stats, shape)
+    assert read.left == read.right == ()
+    for got in (read.row, read.col):
+        # Of weights 1 - 0.8 and 1 - 0.5.
+        np.testing.assert_allclose(got[0], np.full(shape, 0.8), rtol=1e-6)
+        np.testing.assert_allclose(got[1], np.full(shape, 2.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 3, 4)])
+def test_statistics_side_by_side_are_those_of_each_tensor(shape):
+    """Under vmap, along the tensors of one shape, axes are still counted rightly."""
+    rng = np.random.default_rng(0)
+    gradients = rng.normal(size=(2, 3, *shape)).astype(np.float32)
+    stats = jax.vmap(lambda g: stats_after(list(g)))(gradients.swapaxes(0, 1))
+    reads = jax.vmap(lambda s: read_stats(s, shape))(stats)
+    for i in range(3):
+        want = stats_after(list(gradients[:, i]))
+        for together, alone in ((stats, want), (reads, read_stats(want, shape))):
+            jax.tree.map(
+                lambda x, w, i=i: np.testing.assert_allclose(x[i], w, rtol=1e-5),
+                together,
+                alone,
+            )
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (3, 2), (2, 4, 3)])
+def test_readings_broadcast_to_the_tensor(shape):
+    read = read_stats(stats_after([np.ones(shape, np.float32)]), shape)
+    for x in (*read.row, *read.left, *read.col, *read.right):
+        assert np.broadcast_shapes(x.shape, shape) == shape
+        assert x.size < np.prod(shape)

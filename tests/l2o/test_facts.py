@@ -7,7 +7,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from l2o.learned import LSTM, LearnableAdam, VeLO
+from l2o.learned import (
+    LSTM,
+    Celo,
+    Celo2,
+    LearnableAdam,
+    RelativeMLP,
+    SmallFC,
+    VeLO,
+)
 from l2o.learned.facts import facts, table
 
 
@@ -50,6 +58,31 @@ def test_a_state_that_grows_otherwise_is_refused():
 
     with pytest.raises(ValueError, match=r"^the state of Pairs must .*, got sizes"):
         facts(Pairs())
+
+
+def test_a_state_that_is_shared_by_tensors_of_one_shape_is_refused():
+    @dataclasses.dataclass(frozen=True)
+    class Shared(LearnableAdam):
+        def with_theta(self, theta, *, num_steps=None):
+            tx: Any = super().with_theta(theta)
+
+            def init(params):
+                return {p.shape: jnp.zeros(p.shape) for p in jax.tree.leaves(params)}
+
+            return tx._replace(init=init)
+
+    with pytest.raises(ValueError, match=r"^the state of Shared must .*, got sizes"):
+        facts(Shared())
+
+
+@pytest.mark.parametrize(
+    "lopt", [SmallFC(), VeLO(), Celo(), Celo2(orthogonalize=False), RelativeMLP()]
+)
+def test_sizes_of_what_is_kept_by_shape_are_those_of_each_tensor(lopt):
+    """Three momenta and one second moment; three factored ones, full for vectors."""
+    got = facts(lopt)
+    assert (got.per_parameter, got.per_vector_parameter) == (4, 7)
+    assert got.per_row_and_column == 3
 
 
 def test_table():

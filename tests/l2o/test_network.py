@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from l2o.learned import network
-from l2o.learned.network import dense, lstm_cell, lstm_init, mlp_init, per_parameter_mlp
+from l2o.learned.network import dense, elementwise_mlp, lstm_cell, lstm_init, mlp_init
+from l2o.learned.per_parameter import plain_outputs, with_constant_inputs
 
 
 def plain_mlp(layers, features, scales, shape):
@@ -16,13 +16,8 @@ def plain_mlp(layers, features, scales, shape):
     for i, layer in enumerate(layers):
         if i:
             x = np.maximum(x, 0.0)
-        x = x @ np.asarray(layer["w"], np.float64) + layer["b"]
+        x = x @ np.asarray(layer["w"], np.float64) + np.asarray(layer["b"])
     return np.moveaxis(x, -1, 0)
-
-
-def run(layers, features, scales, shape):
-    features = [jnp.array(f) for f in features]
-    return per_parameter_mlp(layers, features, jnp.array(scales), shape)
 
 
 def random_layers(key, sizes):
@@ -35,42 +30,67 @@ def random_layers(key, sizes):
     ]
 
 
-@pytest.mark.parametrize(
+EPS = 1e-5
+SHAPES = pytest.mark.parametrize(
     ("shape", "feature_shapes"),
     [
         ((), [(), (), ()]),
         ((5,), [(5,), (1,), (5,)]),
         ((4, 3), [(4, 3), (4, 1), (1, 3), (1, 1), (4, 3)]),
+        ((4, 3), [(4, 1), (1, 3)]),
         ((2, 3, 2), [(2, 3, 2), (2, 3, 1), (1, 3, 2), (1, 1, 1)]),
         ((0, 3), [(0, 3), (1, 3), (1, 1)]),
     ],
 )
-@pytest.mark.parametrize("hidden", [(), (4,), (4, 3)])
-@pytest.mark.parametrize("small", [network.SMALL, -1])
-def test_per_parameter_mlp_is_a_matrix_product_at_every_entry(
-    monkeypatch, shape, feature_shapes, hidden, small
-):
-    """Stacked, as small tensors are, and entry by entry, as large ones are."""
-    monkeypatch.setattr(network, "SMALL", small)
+HIDDEN = pytest.mark.parametrize("hidden", [(), (4,), (4, 3)])
+
+
+def random_inputs(feature_shapes, hidden):
     rng = np.random.default_rng(1)
     features = [rng.normal(size=s).astype(np.float32) for s in feature_shapes]
-    scales = rng.uniform(0.5, 2.0, size=len(features)).astype(np.float32)
     layers = random_layers(jax.random.key(0), [len(features), *hidden, 2])
-    got = run(layers, features, scales, shape)
+    return features, layers
+
+
+@SHAPES
+@HIDDEN
+def test_elementwise_mlp_is_a_matrix_product_at_every_entry(
+    shape, feature_shapes, hidden
+):
+    features, layers = random_inputs(feature_shapes, hidden)
+    scales = np.linspace(0.5, 2.0, len(features)).astype(np.float32)
+    got = elementwise_mlp(
+        layers, [jnp.array(f) for f in features], jnp.array(scales), shape
+    )
     assert len(got) == 2
     want = plain_mlp(layers, features, scales, shape)
     for g, w in zip(got, want, strict=True):
         np.testing.assert_allclose(np.broadcast_to(g, shape), w, rtol=1e-6, atol=1e-6)
 
 
-def test_features_of_lower_rank_broadcast_as_in_numpy():
-    rng = np.random.default_rng(1)
-    features = [rng.normal(size=s).astype(np.float32) for s in [(4, 3), (1, 1)]]
-    layers = random_layers(jax.random.key(0), [2, 1])
-    scales = np.ones(2, np.float32)
-    (got,) = run(layers, features, scales, (4, 3))
-    (want,) = plain_mlp(layers, features, scales, (4, 3))
-    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+@SHAPES
+@HIDDEN
+def test_plain_outputs_are_of_inputs_of_unit_mean_square(shape, feature_shapes, hidden):
+    features, layers = random_inputs(feature_shapes, hidden)
+    got = plain_outputs(layers, [jnp.array(f) for f in features], EPS, shape)
+    assert [g.shape for g in got] == [shape, shape]
+    full = [np.broadcast_to(f, shape).astype(np.float64) for f in features]
+    squares = np.array([np.square(f).sum() / max(1, f.size) for f in full])
+    want = plain_mlp(layers, features, (EPS + squares) ** -0.5, shape)
+    for g, w in zip(got, want, strict=True):
+        np.testing.assert_allclose(g, w, rtol=1e-6, atol=1e-6)
+
+
+@HIDDEN
+def test_constant_inputs_are_in_the_bias(hidden):
+    features, layers = random_inputs([(3, 2)] * 5, hidden)
+    constants = np.array([0.5, -2.0], np.float32)
+    fewer = with_constant_inputs(layers, jnp.array(constants))
+    assert fewer[0]["w"].shape[0] == 3
+    features[3:] = [np.full((3, 2), c) for c in constants]
+    got = plain_mlp(fewer, features[:3], np.ones(3), (3, 2))
+    want = plain_mlp(layers, features, np.ones(5), (3, 2))
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
 def test_layers_have_the_sizes_asked_for_and_unit_gain():

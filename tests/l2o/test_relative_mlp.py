@@ -66,7 +66,7 @@ def test_steps_are_bounded_whatever_gradient_and_theta_are(theta_scale, gradient
         assert rms(step) <= rate * (unit + decay * rms(params)) * (1 + 1e-6)
         params = params + np.asarray(step)
     # The unit is that of the initial weights, also after they have moved.
-    assert float(state.unit) == pytest.approx(unit, rel=1e-6)
+    assert state.unit.tolist() == [pytest.approx(unit, rel=1e-6)]
 
 
 def test_weights_are_bounded_however_long_the_same_gradient_pushes():
@@ -75,13 +75,14 @@ def test_weights_are_bounded_however_long_the_same_gradient_pushes():
     theta["schedule"] = np.full_like(theta["schedule"], 0.05)
     params, grads = arrays(1, 3, 4), arrays(2, 3, 4)
     state = begin(theta, params)
-    bound = float(state.unit) * math.exp(4.0 - LOPT.schedule_gain * 1.2)
+    (unit,) = state.unit.tolist()
+    bound = unit * math.exp(4.0 - LOPT.schedule_gain * 1.2)
     largest = 0.0
     for _ in range(400):
         step, state = move(theta, grads, state, params)
         params = params + np.asarray(step)
         largest = max(largest, rms(params))
-    assert largest <= max(bound, float(state.unit)) * (1 + 1e-5)
+    assert largest <= max(bound, unit) * (1 + 1e-5)
 
 
 def test_a_zero_output_leaves_weight_decay_alone():
@@ -156,26 +157,36 @@ def test_schedule_multiplies_the_step():
 
 def test_unit_is_the_initial_root_mean_square():
     params = {
-        "weights": np.array([[3.0, 4.0]], np.float32),
         "bias": np.zeros(2, np.float32),
         "empty": np.zeros((0, 3), np.float32),
         "half": jnp.bfloat16([2.0, 2.0]),
+        "weights": np.array([[3.0, 4.0]], np.float32),
     }
     unit = initial_rms(params)
-    assert float(unit["weights"]) == pytest.approx(math.sqrt(12.5))
+    assert unit.dtype == jnp.float32
     # Of all parameters, for a tensor that starts at zero or has no entry.
     whole = math.sqrt((9 + 16 + 4 + 4) / 6)
-    assert float(unit["bias"]) == pytest.approx(whole)
-    assert float(unit["empty"]) == pytest.approx(whole)
-    assert float(unit["half"]) == pytest.approx(2.0)
-    assert {x.dtype for x in jax.tree.leaves(unit)} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(unit, [whole, whole, 2.0, math.sqrt(12.5)], rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (0,)])
 def test_unit_of_nothing_but_zeros_is_one(shape):
-    unit = initial_rms({"a": np.zeros(shape, np.float32)})
-    assert float(unit["a"]) == 1.0
-    assert initial_rms({}) == {}
+    assert initial_rms({"a": np.zeros(shape, np.float32)}).tolist() == [1.0]
+    assert initial_rms({}).shape == (0,)
+
+
+def test_every_tensor_has_its_own_unit():
+    """Whatever the order is in which shapes are grouped."""
+    theta = without_decay(random_theta())
+    sizes = {"a": (3, 4), "b": (5,), "c": (3, 4), "d": (), "e": (5,)}
+    params = {k: arrays(i, *shape) for i, (k, shape) in enumerate(sizes.items())}
+    grads = {k: arrays(9 + i, *shape) for i, (k, shape) in enumerate(sizes.items())}
+    state = begin(theta, params)
+    plain, _ = move(theta, grads, state, params)
+    factors = np.array([1.0, 2.0, 4.0, 8.0, 16.0], np.float32)
+    scaled, _ = move(theta, grads, state._replace(unit=state.unit * factors), params)
+    for k, c in zip(sizes, factors, strict=True):
+        np.testing.assert_array_equal(scaled[k], c * plain[k], err_msg=k)
 
 
 def test_fraction_of_training_enters():

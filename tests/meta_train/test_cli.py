@@ -19,7 +19,8 @@ from l2o.learned.facts import table
 from l2o.storage import read_manifest
 from meta_test.optimizers import baselines
 from meta_test.suites import SUITES, Cell, Suite, sampled
-from meta_train import bench, commands
+from meta_train import commands
+from meta_train.bench import meta_training, step
 from meta_train.cli import main
 from meta_train.directory import RunDirectory
 from tasks import Quadratic
@@ -347,13 +348,20 @@ def test_lists(capsys, what, kinds):
             )
 
 
-def test_benchmarks(capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("module", "function", "command"),
+    [
+        (meta_training, "meta_training", ["meta-training"]),
+        (step, "step", ["step", "--optimizer", "lstm", "--width", "8"]),
+    ],
+)
+def test_benchmarks(capsys, monkeypatch, module, function, command):
     result = {"optimizer": "lstm", "rate": 12345.678, "pairs": 2}
-    monkeypatch.setattr(bench, "meta_training", lambda *_: result)
-    assert main(["bench", "meta-training", "--json"]) == 0
+    monkeypatch.setattr(module, function, lambda *_: result)
+    assert main(["bench", *command, "--json"]) == 0
     captured = capsys.readouterr()
     assert (json.loads(captured.out), captured.err) == (result, "")
-    assert main(["bench", "meta-training"]) == 0
+    assert main(["bench", *command]) == 0
     assert "rate: 12,345.678\n" in capsys.readouterr().out
 
 

@@ -1,17 +1,17 @@
-"""Benchmarks: figures that can be measured again with one command."""
+"""Rate of meta-training, beside plain SGD in the same process."""
 
 import math
 import resource
-import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, PartitionSpec as P
 
 from l2o.learned import ARCHITECTURES
+from meta_train.bench.timing import median_seconds
 from meta_train.build import build_family, build_trainer, state_sharding
 from meta_train.config import EstimatorConfig, OuterConfig, TrainConfig
 from meta_train.devices import compiler_options, use_all_cores
@@ -19,7 +19,6 @@ from tasks.base import TaskFamily
 
 
 WINDOW = 50
-REPEATS = 15
 
 
 def meta_training(optimizer: str, pairs: int) -> dict[str, Any]:
@@ -70,7 +69,7 @@ def meta_training(optimizer: str, pairs: int) -> dict[str, Any]:
         jax.block_until_ready(metrics)
 
     together, spread = _sgd(build_family(config.task), pairs)
-    seconds, sgd_seconds, spread_seconds = _median_seconds(
+    seconds, sgd_seconds, spread_seconds = median_seconds(
         [outer_step, together, spread]
     )
     rate = 2 * pairs * WINDOW / seconds
@@ -90,18 +89,6 @@ def meta_training(optimizer: str, pairs: int) -> dict[str, Any]:
 def _block(pairs: int) -> int:
     """The largest block of at most 4 pairs that divides them."""
     return max(n for n in (1, 2, 4) if pairs % n == 0)
-
-
-def _median_seconds(calls: Sequence[Callable[[], None]]) -> list[float]:
-    """Times calls in turns, so that a machine that slows down slows all of them."""
-    seconds: list[list[float]] = [[] for _ in calls]
-    for repeat in range(1 + REPEATS):
-        for call, times in zip(calls, seconds, strict=True):
-            began = time.perf_counter()
-            call()
-            if repeat:  # The first warms up.
-                times.append(time.perf_counter() - began)
-    return [statistics.median(times) for times in seconds]
 
 
 def _sgd(family: TaskFamily, pairs: int) -> list[Callable[[], None]]:

@@ -1,0 +1,1 @@
+"""Benchmarks: figures that can be measured again with one command."""

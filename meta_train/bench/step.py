@@ -1,0 +1,164 @@
+"""Cost of one optimizer step, beside AdamW in the same process."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from l2o.config import require_positive_int
+from l2o.learned import (
+    LSTM,
+    Celo,
+    Celo2,
+    CeloAdam,
+    LearnedOptimizer,
+    RelativeMLP,
+    RNNProp,
+    SmallFC,
+    VeLO,
+)
+from l2o.learned.celo2 import NEWTON_SCHULZ_STEPS
+from meta_train.bench.timing import median_seconds
+
+
+OPTIMIZERS: dict[str, LearnedOptimizer] = {
+    "small_fc": SmallFC(),
+    "velo": VeLO(lstm_size=512, mixtures=256),
+    "celo": Celo(),
+    "celo-adam": CeloAdam(),
+    "celo2-base": Celo2(orthogonalize=False),
+    "celo2": Celo2(),
+    "relative_mlp": RelativeMLP(),
+    "lstm": LSTM(),
+    "rnnprop": RNNProp(),
+}
+"""At the sizes that were published."""
+
+
+def step(optimizer: str, width: int, layers: int) -> dict[str, Any]:
+    """Cost of one update of `layers` dense `width x width` matrices and their biases.
+
+    A step is jitted, with parameters and state donated, and includes their addition:
+    what a training pays beside the gradient. Its gradients are random numbers. AdamW
+    takes turns with it.
+
+    Args:
+        optimizer: a name of `OPTIMIZERS`.
+        width: of a layer.
+        layers: their number.
+
+    Returns:
+        `ns_per_parameter` (median over repetitions), `adamw_ns_per_parameter` and their
+        quotient `times_adamw`; `temporary_floats_per_parameter`, from XLA's analysis of
+        the compiled step; `state_floats_per_parameter`; `compile_seconds`, of tracing
+        and compiling. For celo2 also `base_ns_per_parameter`, of celo2-base, and
+        `products_ns_per_parameter`, of the matrix products of Newton-Schulz alone, both
+        in turns with it, and `times_products`, what it takes above its base in units of
+        these products.
+    """
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(
+            f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}"
+        )
+    require_positive_int("width", width)
+    require_positive_int("layers", layers)
+    orthogonalize = optimizer == "celo2"
+    own = _Step(_bound(OPTIMIZERS[optimizer]), width, layers)
+    adamw = _Step(optax.with_extra_args_support(optax.adamw(1e-3)), width, layers)
+    calls: list[Callable[[], None]] = [own, adamw]
+    if orthogonalize:
+        base = _Step(_bound(OPTIMIZERS["celo2-base"]), width, layers)
+        calls += [base, _newton_schulz_products(width, layers)]
+    repeats = 5 if width * width * layers > 2**24 or orthogonalize else 15
+    seconds = median_seconds(calls, repeats)
+    ns, adamw_ns, *others = [1e9 * s / own.parameters for s in seconds]
+    result = {
+        "optimizer": optimizer,
+        "width": width,
+        "layers": layers,
+        "parameters": own.parameters,
+        "ns_per_parameter": ns,
+        "adamw_ns_per_parameter": adamw_ns,
+        "times_adamw": ns / adamw_ns,
+        "temporary_floats_per_parameter": own.temporary_floats / own.parameters,
+        "state_floats_per_parameter": own.state_floats / own.parameters,
+        "compile_seconds": own.compile_seconds,
+    }
+    if orthogonalize:
+        base_ns, products_ns = others
+        result |= {
+            "base_ns_per_parameter": base_ns,
+            "products_ns_per_parameter": products_ns,
+            "times_products": (ns - base_ns) / products_ns,
+        }
+    return result | {
+        "devices": f"{len(jax.devices())} x {jax.devices()[0].device_kind}"
+    }
+
+
+def _bound(lopt: LearnedOptimizer) -> optax.GradientTransformationExtraArgs:
+    return lopt.with_theta(lopt.init_theta(jax.random.key(0)), num_steps=10_000)
+
+
+class _Step:
+    """A compiled step, which each call makes once more."""
+
+    def __init__(
+        self, tx: optax.GradientTransformationExtraArgs, width: int, layers: int
+    ) -> None:
+        def make(seed: int, scale: float) -> Any:
+            keys = jax.random.split(jax.random.key(seed), 2 * layers)
+            return [
+                {
+                    "w": scale * jax.random.normal(keys[2 * i], (width, width)),
+                    "b": scale * jax.random.normal(keys[2 * i + 1], (width,)),
+                }
+                for i in range(layers)
+            ]
+
+        def move(params: Any, state: Any, grads: Any, value: jax.Array) -> Any:
+            updates, state = tx.update(grads, state, params, value=value)
+            return optax.apply_updates(params, updates), state
+
+        self._given = make(1, 1e-2), jnp.float32(1.0)
+        params = make(0, width**-0.5)
+        state = jax.jit(tx.init)(params)
+        began = time.perf_counter()
+        lowered = jax.jit(move, donate_argnums=(0, 1)).lower(
+            params, state, *self._given
+        )
+        self._compiled = lowered.compile()
+        self.compile_seconds = time.perf_counter() - began
+        self._moving = params, state
+        self.parameters = sum(x.size for x in jax.tree.leaves(params))
+        self.state_floats = sum(x.size for x in jax.tree.leaves(state))
+        memory = self._compiled.memory_analysis()
+        if memory is None:
+            raise RuntimeError(
+                "XLA must tell how much memory a program takes, "
+                f"it does not on {jax.default_backend()}"
+            )
+        self.temporary_floats = memory.temp_size_in_bytes / 4
+
+    def __call__(self) -> None:
+        self._moving = self._compiled(*self._moving, *self._given)
+        jax.block_until_ready(self._moving)
+
+
+def _newton_schulz_products(width: int, layers: int) -> Callable[[], None]:
+    """The products of matrices of Newton-Schulz iterations, and nothing else."""
+    # Orthogonal, so that all products are, and their numbers neither grow nor vanish.
+    matrix = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (width, width)))[0]
+    matrices = [matrix + 0.0 for _ in range(layers)]
+
+    def products(_: int, x: jax.Array) -> jax.Array:
+        gram = x @ x.T
+        return (gram @ gram) @ x
+
+    run = jax.jit(
+        lambda xs: [jax.lax.fori_loop(0, NEWTON_SCHULZ_STEPS, products, x) for x in xs]
+    )
+    return lambda: jax.block_until_ready(run(matrices)) and None
