@@ -165,11 +165,12 @@ def mean_squares(features: Sequence[Feature], g: jax.Array) -> jax.Array:
 def _mean_square(feature: Feature, own: "_Own") -> jax.Array:
     if feature.mean_square is not None:
         return feature.mean_square
+    # What makes the arithmetic this sum's own costs least on the factors, which are
+    # small; then on the variance; on the base only where it stands alone.
     product, exponent = feature.base, 0
-    if product is not None and not feature.factors:
+    if product is not None and not feature.factors and feature.variance is None:
         product, exponent = own(product)
     for factor in feature.factors:
-        # Small: to scale these is free, and makes the product another one too.
         scaled, k = own(factor)
         product = scaled if product is None else product * scaled
         exponent += k

@@ -190,12 +190,12 @@ def for_each(
 
     # Steps take the place of the gradients that they are made of.
     def body(i: jax.Array, steps: jax.Array) -> jax.Array:
-        gradient, p = _entry(steps, i), group.parameter(i)
+        p = group.parameter(i)
         # In a branch of its own the step is computed on all cores, and then put in its
         # place. XLA on CPUs would merge the two, and write in place on one core only.
         step = jax.lax.cond(
             defined[i],
-            lambda: function(gradient, p, _entry(own, i)),
+            lambda: function(_entry(steps, i), p, _entry(own, i)),
             lambda: jnp.full(group.shape, jnp.nan, jnp.float32),
         )
         return jax.lax.dynamic_update_index_in_dim(steps, step, i, 0)

@@ -1,6 +1,7 @@
 """Small networks: the per-parameter MLP, dense layers and the LSTM cell."""
 
 import functools
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,13 @@ import jax.numpy as jnp
 
 Layers = Sequence[Any]
 """An MLP: `{"w": [in, out], "b": [out]}` per layer."""
+
+STORED = 2**14
+"""What rows and columns add to the first layer is stored for tensors above this size.
+
+As a product of matrices: XLA on CPUs would compute a sum again at every entry. Below it
+many products that small would cost more.
+"""
 
 
 def dense_init(key: jax.Array, inputs: int, outputs: int) -> dict[str, jax.Array]:
@@ -70,6 +78,10 @@ def elementwise_mlp(
     # Smallest first, so that the full-size terms are added to one broadcast sum.
     for alike in sorted(by_shape.values(), key=lambda group: features[group[0]].size):
         terms = [features[i] for i in alike]
+        if math.prod(shape) > STORED and terms[0].size < math.prod(shape):
+            stacked = jnp.stack(terms, axis=-1) @ jnp.stack([first[i] for i in alike])
+            hidden = [h + stacked[..., unit] for unit, h in enumerate(hidden)]
+            continue
         hidden = [
             _dot(terms, [weights[i][unit] for i in alike], total)
             for unit, total in enumerate(hidden)

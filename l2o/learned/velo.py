@@ -22,6 +22,7 @@ from l2o.learned.base import (
     require_params,
 )
 from l2o.learned.groups import (
+    BATCHED,
     Group,
     group_tensors,
     in_tree_order,
@@ -208,7 +209,12 @@ def _mean(x: jax.Array) -> jax.Array:
 
 
 def _variance(x: jax.Array, center: jax.Array) -> jax.Array:
-    return _mean(jnp.square(x - center))
+    """The variance of a tensor whose mean is `center`."""
+    if x.size <= BATCHED:
+        return _mean(jnp.square(x - center))
+    # Rounded to the mean square's last bits, which the logarithm of what is made of it
+    # does not show; and does not wait for the mean.
+    return jnp.maximum(_mean(jnp.square(x)) - jnp.square(center), 0.0)
 
 
 def _mix(mlps: Any, controls: jax.Array) -> Any:

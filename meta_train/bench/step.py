@@ -72,8 +72,11 @@ def step(optimizer: str, width: int, layers: int) -> dict[str, Any]:
     if orthogonalize:
         base = _Step(_bound(OPTIMIZERS["celo2-base"]), width, layers)
         calls += [base, _newton_schulz_products(width, layers)]
-    repeats = 5 if width * width * layers > 2**24 or orthogonalize else 15
-    seconds = median_seconds(calls, repeats)
+    # The first calls are slower: memory is new to the process.
+    slow = orthogonalize or own.state_floats > 8 * own.parameters
+    seconds = median_seconds(
+        calls, warm_up=2 if slow else 10, repeats=5 if slow else 31
+    )
     ns, adamw_ns, *others = [1e9 * s / own.parameters for s in seconds]
     result = {
         "optimizer": optimizer,
