@@ -1,5 +1,6 @@
 """What docs/ says: tables are what commands print, and code runs."""
 
+import inspect
 import re
 from typing import Any
 
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 
 import l2o
+from l2o.learned import per_parameter
 from l2o.learned.facts import table
+from l2o.learned.per_parameter import plain_outputs
 from meta_train.commands import listing
 from tests.helpers import ROOT
 
@@ -27,7 +30,8 @@ def test_table_is_what_the_command_prints():
 @pytest.fixture(scope="module")
 def names():
     """What the blocks of code define, run from the first to the last."""
-    scope = {}
+    # The function that the page quotes has annotations of its module.
+    scope = dict(vars(per_parameter))
     for block in re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE):
         exec(block, scope)
     return scope
@@ -65,3 +69,15 @@ def test_accumulated_gradients(names):
             grads = {"w": part * GRADS["w"]}
             step, state = tx.update(grads, state, PARAMS, value=jnp.float32(1.0))
         np.testing.assert_allclose(step["w"], want, rtol=1e-5)
+
+
+def test_the_readable_mlp_is_the_one_that_runs():
+    """To mend it, paste the function; the docstring is left out on the page."""
+    (shown,) = re.findall(
+        r"<!-- source: l2o.learned.per_parameter.plain_outputs -->\n"
+        r"```python\n(.*?)```\n<!-- end -->",
+        PAGE,
+        re.DOTALL,
+    )
+    source = re.sub(r' *r""".*?"""\n', "", inspect.getsource(plain_outputs), flags=re.S)
+    assert shown == source
