@@ -220,9 +220,11 @@ TRAINING_FRACTIONS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
 
 def step_features(count: jax.Array) -> jax.Array:
     """`tanh(t / timescale - 1)` for 11 timescales: `[11]`. Source: small_fc_lopt."""
-    return jnp.tanh(count.astype(jnp.float32) / jnp.array(STEP_TIMESCALES) - 1.0)
+    return jnp.tanh(
+        count.astype(jnp.float32) / jnp.array(STEP_TIMESCALES, jnp.float32) - 1.0
+    )
 
 
 def fraction_features(fraction: jax.Array) -> jax.Array:
     """`tanh(10 (fraction - tau))` for 9 values of tau: `[9]`. Source: VeLO."""
-    return jnp.tanh(10.0 * (fraction - jnp.array(TRAINING_FRACTIONS)))
+    return jnp.tanh(10.0 * (fraction - jnp.array(TRAINING_FRACTIONS, jnp.float32)))

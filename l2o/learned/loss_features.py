@@ -22,7 +22,7 @@ class LossAverages(NamedTuple):
 
 
 def _decays(num_steps: jax.Array) -> jax.Array:
-    halflives = jnp.logspace(1.0, jnp.log10(num_steps), NUM_AVERAGES)
+    halflives = jnp.logspace(1.0, jnp.log10(num_steps), NUM_AVERAGES, dtype=jnp.float32)
     return jnp.exp(-1.0 / halflives)
 
 

@@ -168,7 +168,8 @@ def initial_rms(params: optax.Params) -> jax.Array:
         `[tensors]`, in the order of the tree's leaves.
     """
     leaves = [p.astype(jnp.float32) for p in jax.tree.leaves(params)]
-    sums = jnp.stack([jnp.zeros(()), *(jnp.sum(jnp.square(p)) for p in leaves)])[1:]
+    zero = jnp.zeros((), jnp.float32)  # For a tree without leaves.
+    sums = jnp.stack([zero, *(jnp.sum(jnp.square(p)) for p in leaves)])[1:]
     sizes = np.array([p.size for p in leaves], np.float32)
     whole = jnp.sqrt(jnp.sum(sums) / max(1.0, sizes.sum()))
     whole = jnp.where(whole > 0, whole, 1.0)

@@ -101,9 +101,9 @@ class SmallFC(LearnedOptimizer):
         sizes = [self.num_features, *[self.hidden_size] * self.hidden_layers, 2]
         return {
             "mlp": mlp_init(key, sizes),
-            "momentum_decays": jnp.zeros((len(self.momentum_decays),)),
-            "rms_decays": jnp.zeros((len(self.rms_decays),)),
-            "factored_decays": jnp.zeros((len(self.factored_decays),)),
+            "momentum_decays": jnp.zeros((len(self.momentum_decays),), jnp.float32),
+            "rms_decays": jnp.zeros((len(self.rms_decays),), jnp.float32),
+            "factored_decays": jnp.zeros((len(self.factored_decays),), jnp.float32),
         }
 
     def with_theta(

@@ -145,11 +145,12 @@ class VeLO(LearnedOptimizer):
             require_params(self, params)
             horizon = state.lstm.num_steps
             if self.bugged_loss_features:
-                horizon = jnp.full((), BUGGED_HORIZON)
+                horizon = jnp.full((), BUGGED_HORIZON, jnp.float32)
             course, lstm = observe(self, state.lstm, value, horizon)
             groups = group_tensors(updates, params)
             own = [_tensor_features(g, state.stats[g.name]) for g in groups]
-            own = in_tree_order(groups, [jnp.zeros((0, NUM_OWN_FEATURES)), *own])
+            none = jnp.zeros((0, NUM_OWN_FEATURES), jnp.float32)
+            own = in_tree_order(groups, [none, *own])
             shared = jnp.broadcast_to(course, (own.shape[0], NUM_COURSE_FEATURES))
             rows = jnp.concatenate([shared, own], axis=1)
             # The zero makes the new statistics wait for the last use of the old ones.
@@ -177,7 +178,8 @@ def _clip_log_abs(x: jax.Array) -> jax.Array:
 
 def _tensor_features(group: Group, stats: TensorStats) -> jax.Array:
     """What the LSTM reads of a group's tensors, `[n, 12]`, before this step."""
-    rank = jax.nn.one_hot(int(np.sum(np.array(group.shape) > 1)), NUM_RANKS)
+    axes = int(np.sum(np.array(group.shape) > 1))
+    rank = jax.nn.one_hot(axes, NUM_RANKS, dtype=jnp.float32)
 
     def one(stats: TensorStats, square: jax.Array) -> jax.Array:
         # In units of the tensor's root mean square. The second moment is scaled by the

@@ -415,6 +415,19 @@ def test_float32_gradients_of_bfloat16_parameters(subject):
     assert shapes_of(updates) == shapes_of(params)
 
 
+def test_state_and_updates_keep_their_types_in_double_precision(subject, x64):
+    """Also where several tensors of one shape are large enough for a loop."""
+    del x64
+    lopt = subject.lopt
+    theta = jax.eval_shape(lopt.init_theta, jax.random.key(0))
+    assert {x.dtype for x in jax.tree.leaves(theta)} == {jnp.dtype(jnp.float32)}
+    large = dict.fromkeys(("first", "second"), (130, 130))
+    params = normal(0, SHAPES | large) | normal(0, {"double": (2, 2)}, np.float64)
+    state, updates, after = traced_update(subject, params, params)
+    assert shapes_of(updates) == shapes_of(params)
+    assert shapes_of(after) == shapes_of(state)
+
+
 def test_types_are_converted_explicitly(subject):
     with jax.numpy_dtype_promotion("strict"):
         _, updates, _ = traced_update(subject, PARAMS, GRADS[0])
