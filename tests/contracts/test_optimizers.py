@@ -49,7 +49,7 @@ STEPS = 3
 HORIZON = 10
 
 
-def normal(seed, shapes, dtype=np.float32, scale=1.0):
+def normal(seed, shapes, dtype: Any = np.float32, scale=1.0):
     """A tree of arrays of these shapes."""
     rng = np.random.default_rng(seed)
     return {k: scale * rng.normal(size=s).astype(dtype) for k, s in shapes.items()}
