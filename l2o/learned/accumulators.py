@@ -50,7 +50,7 @@ def factored_dims(shape: Sequence[int]) -> tuple[int, int] | None:
     """
     if len(shape) < 2:
         return None
-    order = np.argsort(shape)
+    order = np.argsort(shape, kind="stable")
     return int(order[-2]), int(order[-1])
 
 

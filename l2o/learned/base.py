@@ -80,7 +80,13 @@ def require_num_steps(lopt: LearnedOptimizer, num_steps: Any) -> None:
             f"{type(lopt).__name__} schedules its steps by the fraction of training "
             "that is done and so needs num_steps: pass num_steps=<number of updates>"
         )
-    if lopt.needs_num_steps and isinstance(num_steps, int | float) and num_steps < 1:
+    if not lopt.needs_num_steps:
+        return
+    try:
+        sound = bool(num_steps >= 1)
+    except jax.errors.ConcretizationTypeError:
+        return
+    if not sound:
         raise ValueError(f"num_steps must be at least 1, got {num_steps!r}")
 
 

@@ -29,11 +29,19 @@ class Feature(NamedTuple):
         """The feature itself."""
         terms = [x for x in (self.base, *self.factors) if x is not None]
         if self.variance is not None:
-            terms.append(jax.lax.rsqrt(self.variance + self.floor))
+            terms.append(jax.lax.rsqrt(self._variance() + self.floor))
         product = math.prod(terms[1:], start=terms[0])
         if self.bound is None:
             return product
         return jnp.clip(product, -self.bound, self.bound)
+
+    def _variance(self) -> jax.Array:
+        """u, with a derivative that is finite times the zeros that belong to it."""
+        assert self.variance is not None
+        if self.floor:
+            return self.variance
+        tiny = jax.lax.stop_gradient(self.variance)
+        return jnp.where(tiny > 1e-24, self.variance, tiny)
 
 
 class Moments(NamedTuple):
@@ -179,7 +187,7 @@ def _mean_square(feature: Feature, own: "_Own") -> jax.Array:
         assert product is not None, "a feature has a base or a variance"
         square = jnp.square(product)
     else:
-        variance, k = own(feature.variance)
+        variance, k = own(feature._variance())
         variance = variance + 2.0**k * feature.floor
         # Divided in between: squares of the smallest gradients are zero in float32.
         square = 1.0 / variance if product is None else product * (product / variance)

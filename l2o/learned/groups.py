@@ -185,7 +185,7 @@ def for_each(
         return jax.lax.cond(
             defined.any(),
             lambda: jax.vmap(function)(group.gradients, group.stacked(), own),
-            lambda: jnp.full(group.gradients.shape, jnp.nan, jnp.float32),
+            lambda: jnp.full_like(group.gradients, jnp.nan),
         )
 
     # Steps take the place of the gradients that they are made of.
@@ -196,7 +196,7 @@ def for_each(
         step = jax.lax.cond(
             defined[i],
             lambda: function(_entry(steps, i), p, _entry(own, i)),
-            lambda: jnp.full(group.shape, jnp.nan, jnp.float32),
+            lambda: jnp.full_like(_entry(steps, i), jnp.nan),
         )
         return jax.lax.dynamic_update_index_in_dim(steps, step, i, 0)
 

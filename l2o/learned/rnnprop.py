@@ -146,7 +146,9 @@ def _update_tensor(
     g = g.astype(jnp.float32)
     m = config.beta1 * state.momentum + (1 - config.beta1) * g
     v = config.beta2 * state.second_moment + (1 - config.beta2) * g * g
-    root = jnp.sqrt(v / (1 - config.beta2**step)) + config.epsilon
+    # The floor is far below epsilon: it only gives the root a derivative at zero.
+    v_hat = jnp.maximum(v / (1 - config.beta2**step), 1e-30)
+    root = jnp.sqrt(v_hat) + config.epsilon
     x = jnp.stack([m / (1 - config.beta1**step) / root, g / root])
     x = jax.nn.elu(features_dense(theta["dense"], x))
     out, layers = stack_step(theta, x, state.layers)

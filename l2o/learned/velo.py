@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from l2o.config import require_positive, require_positive_int
+from l2o.learned import groups
 from l2o.learned.accumulators import (
     DECAYS,
     TensorStats,
@@ -22,7 +23,6 @@ from l2o.learned.base import (
     require_params,
 )
 from l2o.learned.groups import (
-    BATCHED,
     Group,
     group_tensors,
     in_tree_order,
@@ -147,17 +147,19 @@ class VeLO(LearnedOptimizer):
             if self.bugged_loss_features:
                 horizon = jnp.full((), BUGGED_HORIZON, jnp.float32)
             course, lstm = observe(self, state.lstm, value, horizon)
-            groups = group_tensors(updates, params)
-            own = [_tensor_features(g, state.stats[g.name]) for g in groups]
+            tensors = group_tensors(updates, params)
+            read = [_tensor_features(g, state.stats[g.name]) for g in tensors]
             none = jnp.zeros((0, NUM_OWN_FEATURES), jnp.float32)
-            own = in_tree_order(groups, [none, *own])
-            shared = jnp.broadcast_to(course, (own.shape[0], NUM_COURSE_FEATURES))
-            rows = jnp.concatenate([shared, own], axis=1)
+            of_tensors = in_tree_order(tensors, [none, *read])
+            rows = of_tensors.shape[0]
+            shared = jnp.broadcast_to(course, (rows, NUM_COURSE_FEATURES))
+            inputs = jnp.concatenate([shared, of_tensors], axis=1)
             # The zero makes the new statistics wait for the last use of the old ones.
             # Else XLA might write them first, and so keeps a copy of the old.
-            zero = 0.0 * jnp.sum(own)
-            groups = group_tensors(updates, params, lambda g: clip_gradient(g) + zero)
-            out, lstm = move_lstm(theta["lstm"], rows, lstm)
+            total = jnp.sum(of_tensors)
+            zero = jnp.where(jnp.isfinite(total), 0.0 * total, 0.0)
+            tensors = group_tensors(updates, params, lambda g: clip_gradient(g) + zero)
+            out, lstm = move_lstm(theta["lstm"], inputs, lstm)
             if self.bugged_lstm_state:
                 lstm = lstm._replace(hidden=state.lstm.hidden, cell=state.lstm.cell)
             mixed = _mix(theta["mlps"], dense(theta["lstm"]["controls"], out))
@@ -166,8 +168,8 @@ class VeLO(LearnedOptimizer):
                 lambda own: own["mlp"], lambda own: own["rate"], exp_mult=self.exp_mult
             )
             own = {"mlp": mixed, "rate": rates}
-            steps, stats = move_groups(rule, groups, state.stats, DECAYS, own)
-            return ungroup(updates, groups, steps), VeLOState(lstm=lstm, stats=stats)
+            steps, stats = move_groups(rule, tensors, state.stats, DECAYS, own)
+            return ungroup(updates, tensors, steps), VeLOState(lstm=lstm, stats=stats)
 
         return optax.GradientTransformationExtraArgs(init, update)
 
@@ -212,11 +214,13 @@ def _mean(x: jax.Array) -> jax.Array:
 
 def _variance(x: jax.Array, center: jax.Array) -> jax.Array:
     """The variance of a tensor whose mean is `center`."""
-    if x.size <= BATCHED:
+    if x.size <= groups.BATCHED:
         return _mean(jnp.square(x - center))
-    # Rounded to the mean square's last bits, which the logarithm of what is made of it
-    # does not show; and does not wait for the mean.
-    return jnp.maximum(_mean(jnp.square(x)) - jnp.square(center), 0.0)
+    # About one of its entries, so that it need not wait for the mean: exact where all
+    # entries are nearly the same, which the mean of squares less a square is not.
+    entry = x.reshape(-1)[0]
+    about = _mean(jnp.square(x - entry)) - jnp.square(center - entry)
+    return jnp.maximum(about, 0.0)
 
 
 def _mix(mlps: Any, controls: jax.Array) -> Any:

@@ -281,10 +281,12 @@ def test_missing_num_steps_are_asked_for_where_they_are_needed(subject):
         assert shapes_of(got) == shapes_of(want)
 
 
-@pytest.mark.parametrize("bad", [0, -5])
+@pytest.mark.parametrize("bad", [0, -5, math.nan, np.int64(0), np.float32(-3)])
 def test_a_training_of_no_steps_is_refused(subject, bad):
     if subject.lopt.needs_num_steps:
-        with pytest.raises(ValueError, match=rf"num_steps .*, got {bad}$") as error:
+        with pytest.raises(
+            ValueError, match=r"^num_steps must be at least 1, got"
+        ) as error:
             subject.lopt.with_theta(subject.theta, num_steps=bad)
         assert_one_line(error)
 
@@ -541,6 +543,47 @@ def test_gradient_with_respect_to_theta_is_finite(subject):
         # Without gradients, gradient descent stands still whatever theta is.
         if given is grads:
             assert max(np.abs(x).max() for x in jax.tree.leaves(slopes)) > 0
+
+
+def test_gradient_with_respect_to_theta_passes_parameters_that_have_none(subject):
+    """As those behind a relu that is off: gradients are functions of theta too."""
+    params = normal(0, SMALL | {"dead": (3,)})
+
+    def last_loss(theta):
+        tx = subject.lopt.with_theta(theta, num_steps=HORIZON)
+
+        def loss(p):
+            first_column = p["matrix"] @ jnp.array([1.0, 0.0])
+            return jnp.sum(first_column**2) + jnp.sum(jax.nn.relu(p["dead"] - 5.0))
+
+        def body(carry, _):
+            params, state = carry
+            value, grads = jax.value_and_grad(loss)(params)
+            updates, state = tx.update(grads, state, params, value=value)
+            return (optax.apply_updates(params, updates), state), None
+
+        start = (params, tx.init(params))
+        (params_after, _), _ = jax.lax.scan(body, start, length=STEPS)
+        return loss(params_after)
+
+    slopes = jax.jit(jax.grad(last_loss))(subject.theta)
+    for path, leaf in jax.tree.leaves_with_path(slopes):
+        assert np.isfinite(leaf).all(), jax.tree_util.keystr(path)
+
+
+def test_sharded_tensors(subject):
+    """Several tensors of one shape, of every size, under checks of what varies."""
+    shapes = {"one": (3,), "two": (3,), "large": (130, 130), "larger": (130, 130)}
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("x")
+
+    def step(params, grads):
+        tx = subject.tx()
+        return tx.update(grads, tx.init(params), params, value=VALUE)[0]
+
+    params = normal(0, shapes)
+    sharded = jax.shard_map(step, mesh=mesh, in_specs=(spec, spec), out_specs=spec)
+    assert shapes_of(jax.eval_shape(sharded, params, params)) == shapes_of(params)
 
 
 # In the company of optax
