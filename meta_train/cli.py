@@ -77,7 +77,7 @@ class Bench(Common):
     what: Positional[Literal["meta-training", "step"]]
     """The benchmark."""
     optimizer: str = "small_fc"
-    """The architecture, at the sizes that the targets are stated for."""
+    """The architecture: in a step at its published sizes, else at its defaults."""
     pairs: int = 8
     """Antithetic pairs, in meta-training."""
     width: int = 1024

@@ -35,7 +35,7 @@ OPTIMIZERS: dict[str, LearnedOptimizer] = {
     "lstm": LSTM(),
     "rnnprop": RNNProp(),
 }
-"""At the sizes that were published."""
+"""At the sizes that were published, where one was."""
 
 
 def step(optimizer: str, width: int, layers: int) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def step(optimizer: str, width: int, layers: int) -> dict[str, Any]:
     takes turns with it.
 
     Args:
-        optimizer: a name of `OPTIMIZERS`.
+        optimizer: a name of `OPTIMIZERS`, hyphens and underscores alike.
         width: of a layer.
         layers: their number.
 
@@ -59,6 +59,9 @@ def step(optimizer: str, width: int, layers: int) -> dict[str, Any]:
         in turns with it, and `times_products`, what it takes above its base in units of
         these products.
     """
+    optimizer = {name.replace("-", "_"): name for name in OPTIMIZERS}.get(
+        optimizer.replace("-", "_"), optimizer
+    )
     if optimizer not in OPTIMIZERS:
         raise ValueError(
             f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}"
