@@ -7,7 +7,7 @@ import optax
 from flax import linen as nn
 
 import l2o
-from tasks.data import digits
+from tasks import load
 
 
 MODEL = nn.Sequential([nn.Dense(32), nn.relu, nn.Dense(10)])
@@ -20,7 +20,7 @@ def loss_fn(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
 
 def train(tx: optax.GradientTransformationExtraArgs, steps: int) -> tuple[float, float]:
     """Returns the loss on the training data and the accuracy on the test data."""
-    data = digits.load()
+    data = load("digits").flat()
     params = MODEL.init(jax.random.key(0), data.inputs["train"])
     opt_state = tx.init(params)
 

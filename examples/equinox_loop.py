@@ -5,7 +5,7 @@ import jax
 import optax
 
 import l2o
-from tasks.data import digits
+from tasks import load
 
 
 def loss_fn(model: eqx.nn.MLP, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -14,7 +14,7 @@ def loss_fn(model: eqx.nn.MLP, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def main(steps: int = 1_000) -> tuple[float, float]:
-    data = digits.load()
+    data = load("digits").flat()
     model = eqx.nn.MLP(64, 10, width_size=32, depth=1, key=jax.random.key(0))
     tx = l2o.optimizer("celo-public", num_steps=steps)
     # The optimizer sees what is differentiated; the rest, as activations, is None.

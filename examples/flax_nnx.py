@@ -5,7 +5,7 @@ import optax
 from flax import nnx
 
 import l2o
-from tasks.data import digits
+from tasks import load
 
 
 class MLP(nnx.Module):
@@ -29,7 +29,7 @@ def step(model: MLP, optimizer: nnx.Optimizer, x: jax.Array, y: jax.Array) -> No
 
 
 def main(steps: int = 1_000) -> tuple[float, float]:
-    data = digits.load()
+    data = load("digits").flat()
     model = MLP(nnx.Rngs(0))
     tx = l2o.optimizer("celo-public", num_steps=steps)
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)

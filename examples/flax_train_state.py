@@ -6,7 +6,7 @@ from flax import linen as nn
 from flax.training.train_state import TrainState
 
 import l2o
-from tasks.data import digits
+from tasks import load
 
 
 class MLP(nn.Module):
@@ -38,7 +38,7 @@ def value_step(state: TrainState, x: jax.Array, y: jax.Array) -> TrainState:
 
 
 def main(steps: int = 1_000) -> dict[str, tuple[float, float]]:
-    data, model, results = digits.load(), MLP(), {}
+    data, model, results = load("digits").flat(), MLP(), {}
     params = model.init(jax.random.key(0), data.inputs["train"])["params"]
     for name, step in (("digits-mlp", plain_step), ("celo-public", value_step)):
         tx = l2o.optimizer(name, num_steps=steps)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 import l2o
-from tasks.data import digits
+from tasks import load
 
 
 def logits_fn(params: dict, x: jax.Array) -> jax.Array:
@@ -19,7 +19,7 @@ def loss_fn(params: dict, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def main(steps: int = 1_000) -> tuple[float, float]:
-    data = digits.load()
+    data = load("digits").flat()
     tx = optax.chain(
         optax.clip_by_global_norm(1.0),  # acts on the gradient
         l2o.optimizer("digits-mlp", num_steps=steps),

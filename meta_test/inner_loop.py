@@ -134,27 +134,29 @@ def run(
     tx = optax.with_extra_args_support(
         make_optimizer(hyper, jnp.asarray(num_records * record_every))
     )
-    grad = jax.value_and_grad(task.loss, has_aux=True)
+    gradients = task.gradients
 
     def step(count: jax.Array, state: Any) -> Any:
-        params, opt_state, total = state
+        (params, opt_state, memory), total = state
         batch_key, loss_key = jax.random.split(jax.random.fold_in(keys.steps, count))
-        (loss, _), grads = grad(params, loss_key, task.batch(batch_key, "train"))
+        batch = task.batch(batch_key, "train")
+        loss, grads, memory = gradients.step(memory, params, loss_key, batch)
         updates, opt_state = tx.update(grads, opt_state, params, value=loss)
-        return optax.apply_updates(params, updates), opt_state, total + loss
+        params = optax.apply_updates(params, updates)
+        return (params, opt_state, memory), total + loss
 
     def interval(state: Any, record: jax.Array) -> tuple[Any, jax.Array]:
-        params, opt_state = state
         start = record * record_every
-        params, opt_state, total = jax.lax.fori_loop(
-            start, start + record_every, step, (params, opt_state, jnp.zeros(()))
+        state, total = jax.lax.fori_loop(
+            start, start + record_every, step, (state, jnp.zeros(()))
         )
-        return (params, opt_state), total / record_every
+        return state, total / record_every
 
     params = task.init(keys.init)
     initial = evaluate_params(task, params, keys.evaluation, eval_batches)
-    (params, _), losses = jax.lax.scan(
-        interval, (params, tx.init(params)), jnp.arange(num_records)
+    memory = gradients.init(params, jax.random.fold_in(keys.init, 1))
+    (params, *_), losses = jax.lax.scan(
+        interval, (params, tx.init(params), memory), jnp.arange(num_records)
     )
     final = evaluate_params(task, params, keys.evaluation, eval_batches)
     return Curve(initial=initial, train_loss=losses, final=final)

@@ -1,4 +1,4 @@
-"""The command line: `l2o train`, `eval`, `list`, `bench`, `import`.
+"""The command line: `l2o train`, `eval`, `list`, `bench`, `import`, `prepare`.
 
 Exit status 0 done, 1 failed, 2 wrong usage. An error is one line on stderr.
 """
@@ -65,16 +65,25 @@ class List(Common):
     """List what there is."""
 
     what: Positional[
-        Literal["all", "optimizers", "architectures", "tasks", "suites", "configs"]
+        Literal[
+            "all",
+            "optimizers",
+            "architectures",
+            "tasks",
+            "augmentations",
+            "suites",
+            "datasets",
+            "configs",
+        ]
     ] = "all"
     """Of what kind."""
 
 
 @dataclass(frozen=True)
 class Bench(Common):
-    """Measure a cost: of meta-training beside SGD, or of a step beside AdamW."""
+    """Measure a cost: of meta-training beside SGD, a step beside AdamW, or of tasks."""
 
-    what: Positional[Literal["meta-training", "step"]]
+    what: Positional[Literal["meta-training", "step", "tasks"]]
     """The benchmark."""
     optimizer: str = "small_fc"
     """The architecture: in a step at its published sizes, else at its defaults."""
@@ -84,6 +93,20 @@ class Bench(Common):
     """Of the dense layers, in a step."""
     layers: int = 8
     """Number of dense layers, in a step."""
+    programs: int = 4
+    """Tasks that are drawn from each distribution, in tasks."""
+
+
+@dataclass(frozen=True)
+class Reference(Common):
+    """Measure where the trainings of a suite start, and where tuned Adam ends."""
+
+    suites: Annotated[Positional[list[str]], arg(metavar="SUITE")] = field(
+        default_factory=list
+    )
+    """Which suites; see l2o list suites."""
+    out: Annotated[str, arg(metavar="DIR")] = "references"
+    """Directory of a file SUITE.json each; cells that it has are not measured again."""
 
 
 @dataclass(frozen=True)
@@ -104,12 +127,24 @@ class Import(Common):
     """The licence of the weights, for the manifest."""
 
 
+@dataclass(frozen=True)
+class Prepare(Common):
+    """Download a data set of TensorFlow Datasets, for reading without a network."""
+
+    name: Annotated[Positional[str], arg(metavar="NAME")]
+    """Its name there, like cifar10 or imagenet_resized/8x8."""
+    data_dir: Annotated[str, arg(metavar="DIR")] = ""
+    """Where to keep data sets. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+
+
 Command = (
     Annotated[Train, subcommand("train")]
     | Annotated[Eval, subcommand("eval")]
     | Annotated[List, subcommand("list")]
     | Annotated[Bench, subcommand("bench")]
+    | Annotated[Reference, subcommand("reference")]
     | Annotated[Import, subcommand("import")]
+    | Annotated[Prepare, subcommand("prepare")]
 )
 
 
@@ -217,7 +252,7 @@ def _list(command: List) -> int:
         return 0
     for kind, rows in entries.items():
         print(f"{kind}:")
-        if kind == "architectures":
+        if all(isinstance(row, dict) for row in rows.values()):
             print(table(rows))
             continue
         width = max(map(len, rows), default=0)
@@ -227,7 +262,14 @@ def _list(command: List) -> int:
 
 
 def _bench(command: Bench) -> int:
-    if command.what == "step":
+    if command.what == "tasks":
+        from meta_train.bench.tasks import tasks, text
+
+        result = tasks(command.programs, _say)
+        if not command.json:
+            print(text(result))
+            return 0
+    elif command.what == "step":
         from meta_train.bench.step import step
 
         result = step(command.optimizer, command.width, command.layers)
@@ -247,6 +289,19 @@ def _bench(command: Bench) -> int:
     return 0
 
 
+def _reference(command: Reference) -> int:
+    from meta_train.commands import reference
+
+    if not command.suites:
+        print("l2o: error: reference needs at least one SUITE", file=sys.stderr)
+        return 2
+    return reference(suites=command.suites, out=Path(command.out), as_json=command.json)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def _import(command: Import) -> int:
     from meta_train.commands import import_weights
 
@@ -260,10 +315,18 @@ def _import(command: Import) -> int:
     )
 
 
+def _prepare(command: Prepare) -> int:
+    from meta_train.commands import prepare
+
+    return prepare(name=command.name, data_dir=command.data_dir, as_json=command.json)
+
+
 _RUN: dict[type, Any] = {
     Train: _train,
     Eval: _eval,
     List: _list,
     Bench: _bench,
+    Reference: _reference,
     Import: _import,
+    Prepare: _prepare,
 }

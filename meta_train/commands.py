@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,17 @@ from l2o.config import build, nearest, override
 from l2o.learned import ARCHITECTURES
 from l2o.learned.facts import facts
 from l2o.storage import read_manifest
-from meta_test import report as reports
+from meta_test import reference as references, report as reports
 from meta_test.evaluate import Progress as Cells, Report, evaluate as judge
+from meta_test.families import FAMILIES
+from meta_test.listing import (
+    describe_cells,
+    describe_dataset,
+    describe_family,
+    describe_suite,
+)
 from meta_test.optimizers import BASELINES, Contender, baselines, learned
-from meta_test.suites import SUITES, Suite
+from meta_test.suites import SUITES, Cell, Suite
 from meta_train import config as configs
 from meta_train.build import build_trainer
 from meta_train.config import TrainConfig
@@ -37,7 +44,10 @@ from meta_train.directory import (
 from meta_train.progress import progress
 from meta_train.run import RunResult, run
 from meta_train.signals import Interrupted, StopSignal
-from tasks import FAMILIES
+from tasks import AUGMENTATIONS, DATASETS
+from tasks.data import tfds, tfds_prepare
+from tasks.data.arrays import Examples
+from tasks.data.tfds_find import data_directory, find
 
 
 RUNS = Path("runs")
@@ -135,28 +145,31 @@ def listing(what: str) -> dict[str, dict[str, Any]]:
             f"meta-parameters, {manifest['licence']}"
         )
 
-    def cells(chosen: Suite) -> str:
-        return f"version {chosen.version}, {len(chosen.cells)} cells"
-
-    entries = {
-        "optimizers": {n: checkpoint(n) for n in released.names()},
-        "baselines": {
+    makers: dict[str, Callable[[], dict[str, Any]]] = {
+        "optimizers": lambda: {n: checkpoint(n) for n in released.names()},
+        "baselines": lambda: {
             n: "learning rates " + ", ".join(f"{r:g}" for r in b.learning_rates)
             for n, b in BASELINES.items()
         },
-        "architectures": {
+        "architectures": lambda: {
             n: dataclasses.asdict(facts(c())) for n, c in ARCHITECTURES.items()
         },
-        "tasks": {n: first_line(c) for n, c in FAMILIES.items()},
-        "suites": {n: cells(s) for n, s in SUITES.items()},
-        "configs": {n: _describe(configs.load(n)) for n in configs.names()},
+        "tasks": lambda: {n: describe_family(n) for n in FAMILIES},
+        "augmentations": lambda: {n: first_line(c) for n, c in AUGMENTATIONS.items()},
+        "suites": lambda: {n: describe_suite(s) for n, s in SUITES.items()},
+        "datasets": lambda: {n: describe_dataset(n) for n in DATASETS},
+        "configs": lambda: {n: _describe(configs.load(n)) for n in configs.names()},
     }
-    if what == "all":
-        return entries
-    if what == "optimizers":
-        kinds = ("optimizers", "baselines", "architectures")
-        return {kind: entries[kind] for kind in kinds}
-    return {what: entries[what]}
+    kinds = {
+        "all": tuple(makers),
+        "optimizers": ("optimizers", "baselines", "architectures"),
+    }
+    wanted = kinds.get(what, (what,))
+    if what == "suites":
+        cells = {f"cells of {n}": describe_cells(s) for n, s in SUITES.items()}
+    else:
+        cells = {}
+    return {kind: makers[kind]() for kind in wanted} | cells
 
 
 def import_weights(
@@ -189,6 +202,62 @@ def import_weights(
             f"{out}: {manifest['architecture']}, {manifest['num_meta_parameters']:,} "
             f"meta-parameters, from {file.name} of sha256 {sha256}"
         )
+    return 0
+
+
+def reference(*, suites: Sequence[str], out: Path, as_json: bool) -> int:
+    """`l2o reference`: measure where trainings start and where tuned Adam ends."""
+    chosen = [suite(name) for name in suites]
+    found = {}
+    with StopSignal(_say) as stop:
+        try:
+            for one in chosen:
+                with progress(one.name) as bar:
+
+                    def on_cell(done: int, total: int, cell: Cell) -> None:
+                        stop.check()
+                        bar.update(done, total, {"cell": cell.name})
+
+                    found[one.name] = references.update(one, out, on_cell)
+        except Interrupted as signal:
+            _say(
+                f"stopped by {signal}, the cells measured so far are saved in {out}; "
+                "to go on: the same command again"
+            )
+            _print_json(as_json, {"finished": False, "stopped_by": str(signal)})
+            return 0
+    _print_json(as_json, found)
+    if not as_json:
+        for name, rows in found.items():
+            print(f"{out / name}.json: {len(rows)} cells")
+    return 0
+
+
+def prepare(*, name: str, data_dir: str, as_json: bool) -> int:
+    """`l2o prepare`: download a data set, and read all of it once."""
+    where = data_directory(data_dir)
+    directory = find(name, where)
+    if directory is None:
+        directory = tfds_prepare.prepare(name, where)
+    else:
+        _say(f"{name} is already prepared")
+    if name in DATASETS:
+        _say(
+            f"{name} names the embedded data set, that of TensorFlow Datasets is "
+            f"{name}:{directory.name}"
+        )
+    data = tfds.load(name, data_dir=where)
+    if isinstance(data, Examples):
+        kind, arrays, unit = "images", data.inputs, "examples"
+    else:
+        kind, arrays, unit = "text", data, "bytes"
+    sizes = {split: len(array) for split, array in arrays.items()}
+    if as_json:
+        summary = {"name": name, "directory": str(directory), "kind": kind}
+        _print_json(True, summary | {unit: sizes})
+    else:
+        listed = ", ".join(f"{split} {size:,}" for split, size in sizes.items())
+        print(f"{directory}: {kind}, {listed} {unit}")
     return 0
 
 

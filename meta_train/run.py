@@ -6,11 +6,10 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from jax.flatten_util import ravel_pytree
 
 import l2o
 from l2o.config import config_hash, to_dict
+from l2o.learned.base import unflatten
 from meta_train.build import block_mesh, state_sharding
 from meta_train.config import TrainConfig
 from meta_train.devices import compiler_options
@@ -246,14 +245,11 @@ class _Loop:
 
     def _export(self, state: OuterState) -> None:
         """Writes the result as an optimizer that `l2o.load` reads."""
-        like = jax.eval_shape(self._trainer.lopt.init_theta, jax.random.key(0))
-        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
-        theta = ravel_pytree(zeros)[1](jax.device_get(state.theta))
         config = self._config
         l2o.save(
             self._directory.optimizer,
             self._trainer.lopt,
-            theta,
+            unflatten(self._trainer.lopt, jax.device_get(state.theta)),
             overwrite=True,
             name=config.name,
             config=to_dict(config),

@@ -16,6 +16,7 @@ class UnrollState(NamedTuple):
     spec: Any  # which task of the family
     params: Any  # the task's parameters
     opt_state: Any  # the learned optimizer's state
+    memory: Any  # what the task's source of gradients carries; mostly ()
     step: jax.Array  # shape=(), int32: inner steps made
     horizon: jax.Array  # shape=(), int32: inner steps in all
     key: jax.Array  # of the batches
@@ -36,13 +37,15 @@ def start(
     key: jax.Array,
 ) -> UnrollState:
     """Draws a task of the family and its initial parameters."""
-    spec_key, init_key, batch_key = jax.random.split(key, 3)
+    spec_key, init_key, batch_key, memory_key = jax.random.split(key, 4)
     spec = family.sample(spec_key)
-    params = family.task(spec).init(init_key)
+    task = family.task(spec)
+    params = task.init(init_key)
     return UnrollState(
         spec=spec,
         params=params,
         opt_state=lopt.with_theta(theta, num_steps=horizon).init(params),
+        memory=task.gradients.init(params, memory_key),
         step=jnp.zeros((), jnp.int32),
         horizon=horizon,
         key=batch_key,
@@ -71,23 +74,24 @@ def unroll(
     """
     task = family.task(state.spec)
     tx = lopt.with_theta(theta, num_steps=state.horizon)
-    value_and_grad = jax.value_and_grad(task.loss, has_aux=True)
+    gradients = task.gradients
     train_key, held_out_key = jax.random.split(state.key)
 
     def body(carry: Any, step: jax.Array) -> tuple[Any, jax.Array]:
-        params, opt_state = carry
+        params, opt_state, memory = carry
         batch_key, loss_key = jax.random.split(jax.random.fold_in(train_key, step))
         batch = task.batch(batch_key, "train")
-        (loss, _), grads = value_and_grad(params, loss_key, batch)
+        loss, grads, memory = gradients.step(memory, params, loss_key, batch)
         # Else XLA may fuse the end of the backward pass into the optimizer's sums, in
         # an order that differs between one device and several: theta's last bits too.
         grads = jax.lax.optimization_barrier(grads)
         updates, opt_state = tx.update(grads, opt_state, params, value=loss)
-        return (optax.apply_updates(params, updates), opt_state), task.normalise(loss)
+        params = optax.apply_updates(params, updates)
+        return (params, opt_state, memory), task.normalise(loss)
 
-    (params, opt_state), losses = jax.lax.scan(
+    (params, opt_state, memory), losses = jax.lax.scan(
         body,
-        (state.params, state.opt_state),
+        (state.params, state.opt_state, state.memory),
         state.step + jnp.arange(window, dtype=jnp.int32),
     )
     step = state.step + window
@@ -95,6 +99,6 @@ def unroll(
     # A meta-loss that does not ask for it does not pay: the compiler drops it.
     held_out, _ = task.loss(params, loss_key, task.batch(batch_key, "outer_valid"))
     return (
-        state._replace(params=params, opt_state=opt_state, step=step),
+        state._replace(params=params, opt_state=opt_state, memory=memory, step=step),
         WindowLosses(train=losses, held_out=task.normalise(held_out)),
     )

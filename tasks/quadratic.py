@@ -1,14 +1,13 @@
 """Quadratic bowls with a sampled spectrum."""
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from tasks.base import Batch, Params, Split, Task, TaskFamily
-from tasks.checks import require_range, require_sizes
+from tasks.base import Batch, Params, Split, Task, TaskFamily, bounded, static
+from tasks.checks import require_number, require_range, require_sizes
 from tasks.sampling import log_uniform
 
 
@@ -35,19 +34,14 @@ class Quadratic(TaskFamily):
         noise: deviation of the gradient's noise per parameter.
     """
 
-    dim: int = dataclasses.field(default=32, metadata={"static": True})
-    spectrum: tuple[float, float] = dataclasses.field(
-        default=(1e-2, 1.0), metadata={"static": True}
-    )
-    noise: float = dataclasses.field(default=0.0, metadata={"static": True})
+    dim: int = static(32)
+    spectrum: tuple[float, float] = static((1e-2, 1.0))
+    noise: float = static(0.0)
 
     def __post_init__(self) -> None:
         require_sizes("quadratic.dim", [self.dim])
         require_range("quadratic.spectrum", self.spectrum)
-        if not 0 <= self.noise < math.inf:
-            raise ValueError(
-                f"quadratic.noise must be finite and not negative, got {self.noise!r}"
-            )
+        require_number("quadratic.noise", self.noise, 0.0)
 
     def sample(self, key: jax.Array) -> QuadraticSpec:
         spectrum_key, rotation_key, minimiser_key = jax.random.split(key, 3)
@@ -87,6 +81,6 @@ class Quadratic(TaskFamily):
             # The expected loss at initialisation, with the minimiser where it is.
             distance = 1.0 + jnp.square(spec.rotation.T @ spec.minimiser)
             start = 0.5 * jnp.sum(spec.eigenvalues * distance)
-            return jnp.where(jnp.isfinite(loss), jnp.minimum(loss / start, 2.0), loss)
+            return bounded(loss, start)
 
         return Task(init=init, batch=batch, loss=loss, normalise=normalise)

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 
 Theta = Any
@@ -88,6 +90,13 @@ def require_num_steps(lopt: LearnedOptimizer, num_steps: Any) -> None:
         return
     if not sound:
         raise ValueError(f"num_steps must be at least 1, got {num_steps!r}")
+
+
+def unflatten(lopt: LearnedOptimizer, flat: jax.Array) -> Theta:
+    """Theta from the one vector `[size]` that meta-training moves."""
+    like = jax.eval_shape(lopt.init_theta, jax.random.key(0))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    return ravel_pytree(zeros)[1](flat)
 
 
 def map_tensors(

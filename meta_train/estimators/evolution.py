@@ -1,14 +1,13 @@
 """Evolution strategies over windows of antithetic pairs of unrolls."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec as P
 
-from l2o.learned.base import LearnedOptimizer
+from l2o.learned.base import LearnedOptimizer, unflatten
 from meta_train.estimators.base import (
     GradientEstimator,
     MetaGradient,
@@ -158,14 +157,13 @@ class EvolutionStrategies(GradientEstimator):
         )
         return jax.vmap(
             lambda theta: start(
-                self.family, self.lopt, self._unravel(theta), horizon, problem_key
+                self.family,
+                self.lopt,
+                unflatten(self.lopt, theta),
+                horizon,
+                problem_key,
             )
         )(thetas)
-
-    def _unravel(self, theta: jax.Array) -> Any:
-        like = jax.eval_shape(self.lopt.init_theta, jax.random.key(0))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-        return ravel_pytree(zeros)[1](theta)
 
     def _begin(
         self,
@@ -221,7 +219,7 @@ class EvolutionStrategies(GradientEstimator):
         # batch the unrolled loop twice.
         unrolls, losses = jax.vmap(
             lambda theta, state: unroll(
-                self.family, self.lopt, self._unravel(theta), state, self.window
+                self.family, self.lopt, unflatten(self.lopt, theta), state, self.window
             )
         )(*jax.tree.map(_merge, (thetas, unrolls)))
         unrolls, losses = jax.tree.map(_split, (unrolls, losses))

@@ -2,9 +2,6 @@
 
 import dataclasses
 import inspect
-import itertools
-import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,122 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks import (
-    DATASETS,
-    FAMILIES,
-    SPLITS,
-    ImageMLP,
-    Quadratic,
-    Task,
-    TaskFamily,
-)
-from tasks.data import digits
+from tasks import FAMILIES, SPLITS, Task, TaskFamily
+from tests.contracts.task_rows import REFUSED, ROWS, Row
 from tests.helpers import assert_no_recompile
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One family.
-
-    Attributes:
-        make: builds it, small.
-        initial: expected loss of the nominal task at initialisation.
-        rel: how near the mean over `KEYS` initialisations must be to it.
-    """
-
-    make: Callable[[], TaskFamily]
-    initial: float
-    rel: float = 0.1
-
-
-ROWS = {
-    "image_mlp": Row(
-        lambda: ImageMLP(digits.load(), hidden=(8,), batch_size=16), math.log(10)
-    ),
-    "image_mlp-linear": Row(
-        lambda: ImageMLP(digits.load(), hidden=(), batch_size=16), math.log(10)
-    ),
-    "image_mlp-ranges": Row(
-        lambda: ImageMLP(
-            digits.load(),
-            hidden=(8, 8),
-            batch_size=16,
-            activation="tanh",
-            init_scale=(0.5, 2.0),
-            reparam=(0.1, 10.0),
-        ),
-        math.log(10),
-    ),
-    # Start and minimiser are 1 + 1 apart in expectation: half of twice the trace.
-    "quadratic": Row(
-        lambda: Quadratic(dim=8, spectrum=(0.5, 1.0), noise=0.1),
-        initial=float(np.geomspace(0.5, 1.0, 8).sum()),
-        rel=0.2,
-    ),
-}
 KEYS = 64
 # A key's shape and type, for what is only traced.
 KEY = jax.eval_shape(lambda: jax.random.key(0))
-
-# What a family must refuse, and the name of what is wrong.
-REFUSED = {
-    "image_mlp-batch_size-negative": (
-        lambda: ImageMLP(digits.load(), batch_size=-1),
-        "image_mlp.batch_size",
-    ),
-    "image_mlp-batch_size-zero": (
-        lambda: ImageMLP(digits.load(), batch_size=0),
-        "image_mlp.batch_size",
-    ),
-    "image_mlp-hidden-fraction": (
-        lambda: ImageMLP(digits.load(), hidden=(8.5,)),  # type: ignore[arg-type]
-        "image_mlp.hidden",
-    ),
-    "image_mlp-hidden-negative": (
-        lambda: ImageMLP(digits.load(), hidden=(8, -8)),
-        "image_mlp.hidden",
-    ),
-    "image_mlp-hidden-bool": (
-        lambda: ImageMLP(digits.load(), hidden=(True,)),
-        "image_mlp.hidden",
-    ),
-    "image_mlp-activation-unknown": (
-        lambda: ImageMLP(digits.load(), activation="step"),  # type: ignore[arg-type]
-        "image_mlp.activation",
-    ),
-    "image_mlp-init_scale-reversed": (
-        lambda: ImageMLP(digits.load(), init_scale=(2.0, 1.0)),
-        "image_mlp.init_scale",
-    ),
-    "image_mlp-reparam-zero": (
-        lambda: ImageMLP(digits.load(), reparam=(0.0, 1.0)),
-        "image_mlp.reparam",
-    ),
-    "quadratic-dim-zero": (lambda: Quadratic(dim=0), "quadratic.dim"),
-    "quadratic-dim-float": (
-        lambda: Quadratic(dim=8.0),  # type: ignore[arg-type]
-        "quadratic.dim",
-    ),
-    "quadratic-dim-text": (
-        lambda: Quadratic(dim="8"),  # type: ignore[arg-type]
-        "quadratic.dim",
-    ),
-    "quadratic-spectrum-negative": (
-        lambda: Quadratic(spectrum=(-1.0, 1.0)),
-        "quadratic.spectrum",
-    ),
-    "quadratic-spectrum-nan": (
-        lambda: Quadratic(spectrum=(math.nan, 1.0)),
-        "quadratic.spectrum",
-    ),
-    "quadratic-spectrum-infinite": (
-        lambda: Quadratic(spectrum=(1.0, math.inf)),
-        "quadratic.spectrum",
-    ),
-    "quadratic-noise-negative": (lambda: Quadratic(noise=-0.1), "quadratic.noise"),
-    "quadratic-noise-infinite": (lambda: Quadratic(noise=math.inf), "quadratic.noise"),
-    "quadratic-noise-nan": (lambda: Quadratic(noise=math.nan), "quadratic.noise"),
-}
 
 
 @jax.jit
@@ -195,14 +84,6 @@ def test_every_registered_family_has_a_row():
     assert covered == set(FAMILIES)
     for name, row in ROWS.items():
         assert type(row.make()) is FAMILIES[name.split("-")[0]], name
-
-
-@pytest.mark.parametrize("name", DATASETS)
-def test_no_example_of_a_data_set_is_in_two_splits(name):
-    data = DATASETS[name]()
-    rows = {s: {row.tobytes() for row in np.asarray(data.inputs[s])} for s in SPLITS}
-    for one, two in itertools.combinations(SPLITS, 2):
-        assert rows[one].isdisjoint(rows[two]), (one, two)
 
 
 def test_everything_is_finite(subject):

@@ -21,6 +21,7 @@ REACHED = {
     "equinox_loop": 0.25,
     "flax_nnx": 0.15,
     "flax_train_state": 0.15,
+    "own_task": 0.15,
     "plain_jax": 0.15,
 }
 FILES = sorted((ROOT / "examples").glob("*.py"))

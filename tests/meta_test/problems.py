@@ -1,7 +1,6 @@
 """A problem small enough to work out by hand."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -79,7 +78,9 @@ def line_suite(*, horizon: int = 20, **fields: float) -> Suite:
     cell = Cell(
         name="line",
         probes="one dimension",
-        family=functools.partial(line, **fields),
+        task=line(**fields),
         horizon=horizon,
     )
-    return Suite(name="line", version=1, cells=(cell,), num_records=10, eval_batches=2)
+    return Suite(
+        name="line", version=1, about="", cells=(cell,), num_records=10, eval_batches=2
+    )

@@ -5,13 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from meta_test import reference
+from meta_test.families import FAMILIES
 from meta_test.inner_loop import derive_keys, evaluate_params
+from meta_test.listing import names_of_data
 from meta_test.suites import SUITES, Suite
+from meta_test.suites.train import HORIZON
+from tasks import DATASETS
 from tests.helpers import run_python
 
 
-# A cell may be in several suites.
-CELLS = dict.fromkeys(cell for suite in SUITES.values() for cell in suite.cells)
+# A cell may be in several suites; what costs more than a look is in the ones below.
+LOOKED_AT = ("quick", "digits")
+CELLS = dict.fromkeys(cell for name in LOOKED_AT for cell in SUITES[name].cells)
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
@@ -20,9 +26,7 @@ def test_a_cell_gives_tasks_with_finite_losses(cell):
     family = cell.family()
 
     @jax.jit
-    def initial_losses(family):
-        specs = cell.specs(family)
-
+    def initial_losses(family, specs):
         def one(spec, seed):
             task, keys = family.task(spec), derive_keys(seed)
             params = task.init(keys.init)
@@ -30,7 +34,7 @@ def test_a_cell_gives_tasks_with_finite_losses(cell):
 
         return jax.vmap(one)(specs, jnp.asarray(cell.seeds))
 
-    losses = initial_losses(family)
+    losses = initial_losses(family, cell.specs(family))
     assert losses.shape == (len(cell.seeds),)
     assert jnp.isfinite(losses).all()
     assert len(np.unique(losses)) == len(cell.seeds)
@@ -39,13 +43,25 @@ def test_a_cell_gives_tasks_with_finite_losses(cell):
 def test_changed_fields_reach_the_task():
     changed = {cell.name: cell for cell in SUITES["digits"].cells}
     for name, field, value in [
-        ("initial weights x 3", "init_scale", 3.0),
-        ("reparametrised by 0.1", "reparam", 0.1),
-        ("reparametrised by 10", "reparam", 10.0),
+        ("initial weights x 3", lambda s: s.network.init_scale, 3.0),
+        ("reparametrised by 0.1", lambda s: s.scale, 0.1),
+        ("reparametrised by 10", lambda s: s.scale, 10.0),
     ]:
         cell = changed[name]
         specs = cell.specs(cell.family())
-        np.testing.assert_allclose(getattr(specs, field), value)
+        np.testing.assert_allclose(field(specs), value)
+
+
+def test_a_field_that_is_not_there_is_named():
+    cell = dataclasses.replace(SUITES["quick"].cells[0], at={"network.scale": 1.0})
+    with pytest.raises(ValueError, match=r"field of NetworkSpec must .*got 'scale'"):
+        cell.specs(cell.family())
+
+
+def test_a_cell_is_sampled_or_given():
+    cell = SUITES["quick"].cells[0]
+    with pytest.raises(ValueError, match="must be sampled or at a given"):
+        dataclasses.replace(cell, sampled=True, at={"network.init_scale": 1.0})
 
 
 def test_quadratics_differ_between_seeds():
@@ -57,13 +73,13 @@ def test_quadratics_differ_between_seeds():
 def test_a_horizon_must_fill_the_records():
     cell = dataclasses.replace(SUITES["quick"].cells[0], horizon=150)
     with pytest.raises(ValueError, match=r"multiple of the 100 records.*150"):
-        Suite(name="odd", version=1, cells=(cell,))
+        Suite(name="odd", version=1, about="", cells=(cell,))
 
 
 def test_cells_must_differ_in_name():
     cell = SUITES["quick"].cells[0]
     with pytest.raises(ValueError, match="differ in name"):
-        Suite(name="twice", version=1, cells=(cell, cell))
+        Suite(name="twice", version=1, about="", cells=(cell, cell))
 
 
 def test_importing_the_suites_reads_no_data():
@@ -73,3 +89,86 @@ def test_importing_the_suites_reads_no_data():
         "assert digits.load.cache_info().currsize == 0\n"
         "assert 'meta_train' not in sys.modules\n"
     )
+
+
+TRAIN, OOD = (
+    [SUITES[name] for name in names]
+    for names in (("train-small", "train"), ("ood-small", "ood"))
+)
+
+
+def cells_of(suites):
+    return [cell for suite in suites for cell in suite.cells]
+
+
+def data_of(cell):
+    """Names of data sets, at whatever size."""
+    names = names_of_data(cell.task).split(", ")
+    return {name.partition("@")[0] for name in names} - {"-"}
+
+
+def shapes_of(cell):
+    """The architecture: the family and the shapes of its parameters."""
+    family = cell.family()
+    params = jax.eval_shape(
+        lambda f, k: f.task(f.nominal()).init(k), family, jax.random.key(0)
+    )
+    return cell.task["family"], str(jax.tree.map(lambda x: x.shape, params))
+
+
+def test_ood_has_no_data_set_of_train():
+    seen, unseen = (set().union(*map(data_of, cells_of(s))) for s in (TRAIN, OOD))
+    assert seen.isdisjoint(unseen)
+    assert seen | unseen == set(DATASETS)
+
+
+def test_ood_has_no_architecture_of_train():
+    seen, unseen = (set(map(shapes_of, cells_of(s))) for s in (TRAIN, OOD))
+    assert len(seen) > 10
+    assert seen.isdisjoint(unseen)
+
+
+def test_ood_has_no_seed_of_train():
+    seen, unseen = (
+        {seed for cell in cells_of(s) for seed in cell.seeds} for s in (TRAIN, OOD)
+    )
+    assert seen.isdisjoint(unseen)
+
+
+def test_ood_is_as_wide_as_it_is_said_to_be():
+    small, whole = OOD
+    assert len(small.cells) >= 12
+    assert len({cell.task["family"] for cell in small.cells}) >= 8
+    assert len(whole.cells) >= 40
+    assert {cell.task["family"] for cell in whole.cells} == set(FAMILIES)
+    unseen = {cell.task["family"] for cell in cells_of(TRAIN)}
+    assert len(set(FAMILIES) - unseen) >= 5
+    assert set(small.cells) <= set(whole.cells)
+
+
+def test_probes_stretch_what_they_say():
+    horizons = {cell.horizon / HORIZON for cell in SUITES["horizon"].cells}
+    assert (min(horizons), max(horizons)) == (0.2, 10)
+    widths = [cell.task["hidden"][0] for cell in SUITES["width"].cells]
+    assert max(widths) == 64 * min(widths)
+    scales = {cell.at["scale"] for cell in SUITES["reparam"].cells}
+    assert (min(scales), max(scales)) == (1e-3, 1e3)
+
+
+# What is published stays: a change of a suite is a new version and a new hash here.
+PUBLISHED = {}
+
+
+def test_published_suites_are_as_they_were():
+    assert {name: (s.version, s.hash) for name, s in SUITES.items()} == PUBLISHED
+
+
+def test_every_cell_has_reference_points():
+    for suite in SUITES.values():
+        known = reference.read(suite)
+        for cell in suite.cells:
+            found = known[cell.name]
+            assert found["initial_loss"] is not None, (suite.name, cell.name)
+            assert found["train_loss"] < found["initial_loss"], (suite.name, cell.name)
+            assert found["parameters"] > 0
+            assert found["flops"] > 0

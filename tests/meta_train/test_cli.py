@@ -1,6 +1,5 @@
 """The command line: exit statuses, one line an error, one JSON object on stdout."""
 
-import functools
 import hashlib
 import json
 import os
@@ -18,12 +17,11 @@ import l2o
 from l2o.learned.facts import table
 from l2o.storage import read_manifest
 from meta_test.optimizers import baselines
-from meta_test.suites import SUITES, Cell, Suite, sampled
+from meta_test.suites import SUITES, Cell, Suite
 from meta_train import commands
 from meta_train.bench import meta_training, step
 from meta_train.cli import main
 from meta_train.directory import RunDirectory
-from tasks import Quadratic
 from tests.helpers import ROOT
 from tests.meta_train import runs
 from tests.meta_train.runs import STEPS
@@ -41,9 +39,9 @@ def elsewhere(tmp_path, monkeypatch):
 @pytest.fixture
 def tiny_suite(monkeypatch):
     """A suite that takes no time, beside two baselines."""
-    family = functools.partial(Quadratic, dim=4)
-    cell = Cell("bowl", "nothing", family, horizon=10, seeds=(0, 1), spec=sampled)
-    suite = Suite("tiny", 1, (cell,), num_records=5, eval_batches=1)
+    task = {"family": "quadratic", "dim": 4}
+    cell = Cell("bowl", "nothing", task, horizon=10, seeds=(0, 1), sampled=True)
+    suite = Suite("tiny", 1, "a bowl", (cell,), num_records=5, eval_batches=1)
     monkeypatch.setitem(SUITES, "tiny", suite)
     monkeypatch.setattr(commands, "baselines", lambda names: baselines(["sgd", "adam"]))
     return suite
@@ -62,7 +60,7 @@ def error_of(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Expected one of {train, eval, list, bench, import}"),
+        ([], "Expected one of {train, eval, list, bench, "),
         (["frobnicate"], "Unrecognized options: frobnicate"),
         (["train", "--outt", "x"], "Unrecognized options: --outt"),
         (["train", "a", "b"], "Unrecognized options: b"),
@@ -73,8 +71,10 @@ def error_of(capsys, *arguments):
         (["list", "nothing"], "invalid choice 'nothing'"),
         (["bench"], "Missing from l2o bench"),
         (["bench", "meta-training", "--pairs", "x"], "Error parsing --pairs"),
+        (["reference"], "reference needs at least one SUITE"),
         (["import"], "Missing from l2o import"),
         (["import", "theta.state", "--out", "x"], "--arch NAME"),
+        (["prepare"], "Missing from l2o prepare"),
     ],
 )
 def test_wrong_usage(capsys, arguments, message):
@@ -102,10 +102,10 @@ def test_help(capsys):
         (["optimizer.hidden_size=0"], "hidden_size must be an integer of at least 1"),
         (["optimizer.hidden_size=2.5"], "hidden_size must be an integer, got 2.5"),
         (["optimizer.depht=1"], "optimizer: depht is not a field of SmallFC"),
-        (["task.family=cubic"], "task.family must be one of image_mlp, "),
+        (["task.family=cubic"], "task.family must be one of "),
         (["task.dim=-1"], "-1"),
         (["task.data=digits"], "task: data is not a field of Quadratic"),
-        (["task.family=image_mlp"], "task.data must be one of digits, got None"),
+        (["task.family=image_mlp"], "task.data must name a data set, got none"),
         (["schedule.kind=never"], "schedule.kind must be one of constant, "),
         (["schedule.horizon=12"], "must divide the schedule's horizons, got window 5"),
         (["estimator.window=4"], "must divide the schedule's horizons, got window 4"),
@@ -317,12 +317,14 @@ def test_what_cannot_be_evaluated(capsys, reference, elsewhere, tiny_suite):
             [],
             [
                 *("optimizers", "baselines", "architectures"),
-                *("tasks", "suites", "configs"),
+                *("tasks", "augmentations", "suites", "datasets", "configs"),
             ],
         ),
         (["optimizers"], ["optimizers", "baselines", "architectures"]),
         (["architectures"], ["architectures"]),
         (["tasks"], ["tasks"]),
+        (["datasets"], ["datasets"]),
+        (["suites"], ["suites", *(f"cells of {name}" for name in SUITES)]),
     ],
 )
 def test_lists(capsys, what, kinds):
@@ -331,14 +333,15 @@ def test_lists(capsys, what, kinds):
     entries = json.loads(captured.out)
     assert list(entries) == kinds
     assert captured.err == ""
+    if "architectures" in entries:
+        assert type(entries["architectures"]["velo"]["theta"]) is int
+        assert entries["architectures"]["velo"]["needs_value"] is True
     assert main(["list", *what]) == 0
     text = capsys.readouterr().out
     for kind, rows in entries.items():
         assert f"{kind}:\n" in text
-        if kind == "architectures":
+        if all(isinstance(row, dict) for row in rows.values()):
             assert table(rows) in text
-            assert type(rows["velo"]["theta"]) is int
-            assert rows["velo"]["needs_value"] is True
             continue
         for name, line in rows.items():
             assert line
@@ -363,6 +366,18 @@ def test_benchmarks(capsys, monkeypatch, module, function, command):
     assert (json.loads(captured.out), captured.err) == (result, "")
     assert main(["bench", *command]) == 0
     assert "rate: 12,345.678\n" in capsys.readouterr().out
+
+
+def test_reference_points_are_measured_once(capsys, monkeypatch, tiny_suite):
+    assert main(["reference", "tiny", "--out", "points", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["tiny"]["bowl"]
+    assert found["hash"] == tiny_suite.cells[0].hash
+    assert found["parameters"] == 4
+    assert found["train_loss"] < found["initial_loss"]
+    assert json.loads(Path("points/tiny.json").read_text()) == {"bowl": found}
+    monkeypatch.setattr("meta_test.reference.measure", None)  # Not called again.
+    assert main(["reference", "tiny", "--out", "points"]) == 0
+    assert "points/tiny.json: 1 cells\n" in capsys.readouterr().out
 
 
 def test_published_weights_become_an_optimizer(capsys, elsewhere):

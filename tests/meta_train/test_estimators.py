@@ -292,11 +292,10 @@ from meta_train.build import state_sharding
 from meta_train.config import OuterConfig
 from meta_train.estimators.credit import Persistent
 from meta_train.outer import OuterTrainer
-from tasks import ImageMLP
-from tasks.data import digits
+from tasks import ImageMLP, load
 from tests.meta_train.problems import strategies
 
-family = ImageMLP(digits.load(), hidden=(8,), batch_size=8)
+family = ImageMLP(load("digits"), hidden=(8,), batch_size=8)
 lopt = SmallFC(hidden_size=1, hidden_layers=1)
 
 def trainer_on(devices):

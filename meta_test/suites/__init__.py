@@ -1,0 +1,27 @@
+"""Suites by name.
+
+A published suite never changes: a change of cells, horizons, seeds or evaluation is a
+new version, or a new name. Importing this reads no data.
+"""
+
+from meta_test.suites.base import Cell as Cell, Suite as Suite
+from meta_test.suites.digits import DIGITS, QUICK
+from meta_test.suites.ood import OOD, OOD_SMALL
+from meta_test.suites.probes import HORIZONS, REPARAM, WIDTHS
+from meta_test.suites.train import TRAIN, TRAIN_SMALL
+
+
+SUITES = {
+    suite.name: suite
+    for suite in (
+        QUICK,
+        DIGITS,
+        TRAIN_SMALL,
+        TRAIN,
+        OOD_SMALL,
+        OOD,
+        HORIZONS,
+        WIDTHS,
+        REPARAM,
+    )
+}

@@ -1,0 +1,149 @@
+"""What a suite is: a frozen, versioned list of conditions to judge optimizers under."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from l2o.config import config_hash, to_plain
+from meta_test.families import build_family
+from meta_test.inner_loop import derive_keys
+from meta_test.optimizers import BASELINES
+from tasks.base import Spec, TaskFamily
+
+
+SEEDS = (0, 1, 2, 3, 4)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cell:
+    """One condition: a task, trained for so long from several seeds.
+
+    Attributes:
+        name: unique in a suite.
+        probes: what an optimizer shows here, for people.
+        task: the table that `meta_test.families.build_family` takes, or a family of
+            the caller's own.
+        horizon: steps of training.
+        seeds: each is an initialisation and a stream of batches.
+        sampled: whether every seed has another task of the family; otherwise all have
+            its nominal one.
+        at: dotted paths of fields of the nominal specification, and their values here.
+            They are traced, so that nothing compiles anew.
+    """
+
+    name: str
+    probes: str
+    task: Mapping[str, Any] | TaskFamily
+    horizon: int
+    seeds: tuple[int, ...] = SEEDS
+    sampled: bool = False
+    at: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.sampled and self.at:
+            raise ValueError(
+                f"cell {self.name!r} must be sampled or at a given specification, "
+                f"got both, at {dict(self.at)}"
+            )
+
+    def family(self) -> TaskFamily:
+        """The task family, with its data."""
+        if isinstance(self.task, TaskFamily):
+            return self.task
+        return build_family(self.task, where=f"cell {self.name!r}")
+
+    def specs(self, family: TaskFamily) -> Spec:
+        """The tasks of all seeds, stacked on a leading axis."""
+
+        def one(seed: jax.Array) -> Spec:
+            if self.sampled:
+                return family.sample(derive_keys(seed).task)
+            spec = family.nominal()
+            for path, value in self.at.items():
+                spec = _replaced(spec, path.split("."), value)
+            return spec
+
+        # Not a constant under vmap: every leaf has an axis of seeds.
+        specs = [one(jnp.int32(seed)) for seed in self.seeds]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *specs)
+
+    def plain(self) -> dict[str, Any]:
+        """All that defines the condition, but for arrays, as JSON can hold it."""
+        own = isinstance(self.task, TaskFamily)
+        return to_plain(
+            self.name,
+            {
+                "task": str(jax.tree.structure(self.task)) if own else self.task,
+                "horizon": self.horizon,
+                "seeds": self.seeds,
+                "sampled": self.sampled,
+                "at": self.at,
+            },
+        )
+
+    @property
+    def hash(self) -> str:
+        """Of all that defines the condition."""
+        return config_hash(self.plain())
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """Cells that are judged together.
+
+    Attributes:
+        name: what it is called.
+        version: raised by any change.
+        about: what it is for, in a line.
+        cells: the conditions.
+        num_records: points on every curve; divides every horizon.
+        eval_batches: batches per split in every evaluation of parameters.
+        baselines: hand-designed optimizers to judge beside; all by default.
+    """
+
+    name: str
+    version: int
+    about: str
+    cells: tuple[Cell, ...]
+    num_records: int = 100
+    eval_batches: int = 16
+    baselines: tuple[str, ...] = tuple(BASELINES)
+
+    def __post_init__(self) -> None:
+        names = [cell.name for cell in self.cells]
+        if len(set(names)) != len(names):
+            raise ValueError(f"cells of {self.name!r} must differ in name, got {names}")
+        for cell in self.cells:
+            if cell.horizon < 1 or cell.horizon % self.num_records:
+                raise ValueError(
+                    f"the horizon of {cell.name!r} must be a positive multiple of the "
+                    f"{self.num_records} records of a curve, got {cell.horizon}"
+                )
+
+    @property
+    def hash(self) -> str:
+        """Of all that defines the suite; what is published has a frozen one."""
+        return config_hash(
+            {
+                "version": self.version,
+                "num_records": self.num_records,
+                "eval_batches": self.eval_batches,
+                "cells": {cell.name: cell.plain() for cell in self.cells},
+            }
+        )
+
+
+def _replaced(spec: Any, path: list[str], value: float) -> Any:
+    """A specification with the field at `path` set."""
+    name, *rest = path
+    if name not in getattr(spec, "_fields", ()):
+        raise ValueError(
+            f"a field of {type(spec).__name__} must be one of "
+            f"{', '.join(getattr(spec, '_fields', ()))}, got {name!r}"
+        )
+    old = getattr(spec, name)
+    new = _replaced(old, rest, value) if rest else jnp.full_like(old, value)
+    return spec._replace(**{name: new})

@@ -1,0 +1,48 @@
+"""Every family is meta-trained on: 20 outer steps of a learned optimizer."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from l2o.learned import LearnableAdam
+from meta_test.families import FAMILIES, TYPICAL, build_family
+from meta_train.config import OuterConfig
+from meta_train.outer import OuterTrainer
+from tests.contracts.task_rows import AUGMENTED, ROWS
+from tests.meta_train.problems import strategies
+
+
+OUTER_STEPS = 20
+# Small configurations, from the table of contracts; of families above it, typical ones.
+FOUND = {name: row.make for name, row in ROWS.items() if name in FAMILIES}
+FOUND |= {name: row.make for name, row in AUGMENTED.items()}
+FOUND |= {
+    name: functools.partial(build_family, {"family": name, **TYPICAL[name]})
+    for name in sorted(set(FAMILIES) - set(FOUND))
+}
+
+
+@jax.jit
+def train(trainer):
+    return trainer.dispatch(trainer.init(jax.random.key(0)))
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_meta_gradients_are_finite(name):
+    estimator = strategies(
+        FOUND[name](), LearnableAdam(), horizon=4, window=2, sigma=0.1, pairs=2
+    )
+    config = OuterConfig(steps=OUTER_STEPS, steps_per_dispatch=OUTER_STEPS)
+    trainer = OuterTrainer(estimator, estimator.lopt, config)
+    start = trainer.init(jax.random.key(0)).theta
+    state, metrics = train(trainer)
+    assert metrics.gradient_norm.shape == (OUTER_STEPS,)
+    assert jnp.isfinite(metrics.gradient_norm).all()
+    assert (metrics.gradient_norm > 0).all()
+    assert jnp.isfinite(metrics.meta_loss).all()
+    np.testing.assert_array_equal(metrics.non_finite, 0)
+    assert jnp.isfinite(state.theta).all()
+    assert not jnp.array_equal(state.theta, start)
