@@ -1,18 +1,23 @@
 """Task families from tables, as configs and suites give them."""
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from l2o.config import build, nearest
 from meta_test.optimizer_training import OptimizerTraining
-from tasks import AUGMENTATIONS, FAMILIES as _FAMILIES, TaskFamily, load
+from tasks import AUGMENTATIONS, FAMILIES as _FAMILIES, TaskFamily, load, load_text
+from tasks.data.arrays import Labelled, Text
 
 
 T = TypeVar("T")
 
 FAMILIES: dict[str, Any] = {**_FAMILIES, "optimizer_training": OptimizerTraining}
 """All families by name: those of `tasks`, and those made of an optimizer and a task."""
+
+
+_READERS = {Labelled: load, Text: load_text}
 
 
 def build_family(table: Mapping[str, Any], where: str = "task") -> TaskFamily:
@@ -65,7 +70,11 @@ def _made(cls: Any, table: Mapping[str, Any], where: str, **arrays: Any) -> Task
     if "data" in wanted:
         if not fields.get("data"):
             raise ValueError(f"{where}.data must name a data set, got none")
-        arrays["data"] = load(fields.pop("data"))
+        read = _READERS[typing.get_type_hints(cls)["data"]]
+        try:
+            arrays["data"] = read(fields.pop("data"))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
     if "inner" in wanted - arrays.keys():
         arrays["inner"] = build_family(fields.pop("inner", {}), f"{where}.inner")
     # Checked as a dataclass of the plain fields alone: arrays are not configuration.

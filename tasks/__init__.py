@@ -30,7 +30,11 @@ from tasks.custom import (
     from_flax as from_flax,
     from_functions as from_functions,
 )
-from tasks.data import DATASETS as DATASETS, load as load
+from tasks.data import (
+    DATASETS as DATASETS,
+    load as load,
+    load_text as load_text,
+)
 from tasks.graph_network import GraphNetwork as GraphNetwork
 from tasks.image_autoencoder import ImageAutoencoder as ImageAutoencoder
 from tasks.image_conv import ImageConv as ImageConv

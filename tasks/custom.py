@@ -139,10 +139,7 @@ def from_functions(
         return jnp.asarray(value, jnp.float32), aux
 
     family = Custom(
-        arrays={
-            s: jax.tree.map(lambda x, s=s: jnp.asarray(np.asarray(x)[parts[s]]), arrays)
-            for s in SPLITS
-        },
+        arrays={split: _take(arrays, places) for split, places in parts.items()},
         start=jnp.float32(1.0 if start is None else start),
         init=init,
         loss=checked,
@@ -156,6 +153,10 @@ def from_functions(
             f"where it is not, got {measured:g}"
         )
     return dataclasses.replace(family, start=jnp.float32(measured))
+
+
+def _take(arrays: Any, places: np.ndarray) -> Any:
+    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[places]), arrays)
 
 
 def _initial_loss(family: Custom) -> float:

@@ -8,7 +8,7 @@ step, on the data sets of the train suites.
 from collections.abc import Callable
 
 from tasks.classification import LabelChoices
-from tasks.data import load
+from tasks.data import load, load_text
 from tasks.graph_network import GraphNetwork
 from tasks.image_autoencoder import ImageAutoencoder
 from tasks.image_conv import ImageConv
@@ -129,7 +129,7 @@ def _lm_rnn() -> ParametricFamily:
     return ParametricFamily(
         LMRNN,
         {
-            "data": load("kjv"),
+            "data": load_text("kjv"),
             "cell": OneOf(("gru", "lstm")),
             "width": LogInteger(8, 64),
             "length": LogInteger(8, 32),
@@ -143,7 +143,7 @@ def _lm_transformer() -> ParametricFamily:
     return ParametricFamily(
         LMTransformer,
         {
-            "data": load("kjv"),
+            "data": load_text("kjv"),
             "width": LogInteger(8, 32),
             "heads": OneOf((1, 2, 4)),
             "depth": OneOf((1, 2)),

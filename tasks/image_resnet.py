@@ -61,8 +61,9 @@ class ImageResNet(TaskFamily):
     normalization" (2016), or over all places of a quarter of the channels: Wu and He,
     "Group normalization" (2018). Neither mixes examples.
 
-    It probes what normalisation does to weights: the loss does not change with their
-    scale, so that steps add to it and shrink the effective learning rate.
+    It probes what normalisation does to weights: the loss does not change with the
+    scale of a block's first kernel, whose gradient is therefore at right angles to it
+    and shrinks as it grows.
 
     Attributes:
         data: the labelled images.

@@ -41,7 +41,7 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[examples, rows, columns, channels]`; the stride divides both sides."""
+        """Images `[examples, rows, columns, channels]`, smaller by the stride."""
         kernel = self.param(
             "kernel",
             nn.initializers.lecun_normal(),

@@ -16,7 +16,9 @@ from tasks.sampling import log_uniform, middle
 
 # Seconds between two actions.
 _STEP = 0.05
-# Episodes that tell what it costs to do nothing.
+# Per second; what is left of a swing's speed after t seconds is exp(-t).
+_FRICTION = 1.0
+# Episodes that tell what it costs to know nothing.
 _IDLE_EPISODES = 256
 
 
@@ -27,7 +29,7 @@ class PolicyGradientSpec(NamedTuple):
     gravity: jax.Array  # shape=(), float32: m / s^2
     length: jax.Array  # shape=(), float32: of the rod, m
     strength: jax.Array  # shape=(), float32: largest torque, in units of the weight's
-    exploration: jax.Array  # shape=(), float32: deviation of actions
+    gain: jax.Array  # shape=(), float32: of an action, which has deviation 1
 
 
 class _Episodes(NamedTuple):
@@ -51,9 +53,10 @@ def _play(
     ) -> tuple[tuple[jax.Array, jax.Array], _Episodes]:
         angle, rate = state
         seen = jnp.stack([jnp.sin(angle), jnp.cos(angle), rate], axis=-1)
-        action = policy(seen) + spec.exploration * noise
-        torque = spec.strength * jnp.tanh(action)
-        rate = rate + _STEP * weight * (jnp.sin(angle) + torque)
+        action = policy(seen) + noise
+        torque = spec.strength * jnp.tanh(spec.gain * action)
+        push = weight * (jnp.sin(angle) + torque) - _FRICTION * rate
+        rate = rate + _STEP * push
         angle = angle + _STEP * rate
         cost = 1.0 - jnp.cos(angle) + 0.01 * jnp.square(rate)
         return (angle, rate), _Episodes(seen, action, cost)
@@ -68,24 +71,25 @@ class PolicyGradient(TaskFamily):
 
     A rod that stands on its end at angle $\theta$ from upright falls as
 
-    $$ \ddot\theta = \tfrac{3 g}{2 l} (\sin\theta + c \tanh a), $$
+    $$ \ddot\theta = \tfrac{3 g}{2 l} (\sin\theta + c \tanh \kappa a) - \dot\theta $$
 
-    where the action is drawn from the policy, $a \sim N(\mu(s), \sigma^2)$, 20 times a
+    in SI units. The action is drawn from the policy, $a \sim N(\mu(s), 1)$, 20 times a
     second, and $\mu$ is a network of $s = (\sin\theta, \cos\theta, \dot\theta)$. The
     loss is the cost $1 - \cos\theta + 0.01\,\dot\theta^2$, averaged over an episode and
     over the batch's episodes: the mean return, negated. Its gradient is estimated,
 
     $$ \sum_t \nabla \log p(a_t | s_t) \Big(\sum_{t' \ge t} c_{t'} - b_t\Big), $$
 
-    where the baseline $b_t$ is the mean of what the batch's other episodes cost from t
-    on, so that the estimate is unbiased. Finite differences of the loss, whose actions
-    move with the parameters, measure another one.
+    where $c_t$ is the cost over the horizon, and the baseline $b_t$ the mean of what
+    the batch's other episodes cost from t on, so that the estimate is unbiased. Finite
+    differences of the loss, whose actions move with the parameters, measure another
+    gradient.
 
-    No other family gives gradients that are unrelated to the slope of the loss on the
-    batch, so noisy, or from data that depend on the parameters.
+    In no other family do the data depend on the parameters, is the gradient so noisy,
+    or is it no slope of the loss beside it.
 
-    The loss is normalised by what it costs on average to act at random, measured on 256
-    episodes of the same pendulum.
+    The loss is normalised by what it costs on average to act at random about zero,
+    measured on 256 episodes of the same pendulum.
 
     Source: Williams (1992), "Simple statistical gradient-following algorithms for
     connectionist reinforcement learning".
@@ -99,7 +103,7 @@ class PolicyGradient(TaskFamily):
         gravity: range of g in m/s^2, log-uniform.
         length: range of l in m, log-uniform.
         strength: range of c, log-uniform: at 1 the torque just holds a level rod.
-        exploration: range of sigma, log-uniform.
+        gain: range of kappa, log-uniform: how strongly exploring shakes the rod.
         network: what is drawn for each network.
     """
 
@@ -110,7 +114,7 @@ class PolicyGradient(TaskFamily):
     gravity: tuple[float, float] = static((5.0, 15.0))
     length: tuple[float, float] = static((0.5, 2.0))
     strength: tuple[float, float] = static((0.7, 1.4))
-    exploration: tuple[float, float] = static((0.2, 0.5))
+    gain: tuple[float, float] = static((0.2, 0.5))
     network: NetworkChoices = static(NetworkChoices(activation=("tanh",)))
 
     def __post_init__(self) -> None:
@@ -119,19 +123,19 @@ class PolicyGradient(TaskFamily):
             require_sizes(f"policy_gradient.{name}", [getattr(self, name)])
         require_number("policy_gradient.num_envs", self.num_envs, 2)
         require_number("policy_gradient.tilt", self.tilt, 0.0, math.pi)
-        for name in ("gravity", "length", "strength", "exploration"):
+        for name in ("gravity", "length", "strength", "gain"):
             require_range(f"policy_gradient.{name}", getattr(self, name))
 
     def sample(self, key: jax.Array) -> PolicyGradientSpec:
-        network_key, gravity_key, length_key, strength_key, exploration_key = (
-            jax.random.split(key, 5)
+        network_key, gravity_key, length_key, strength_key, gain_key = jax.random.split(
+            key, 5
         )
         return PolicyGradientSpec(
             network=self.network.sample(network_key),
             gravity=log_uniform(gravity_key, self.gravity),
             length=log_uniform(length_key, self.length),
             strength=log_uniform(strength_key, self.strength),
-            exploration=log_uniform(exploration_key, self.exploration),
+            gain=log_uniform(gain_key, self.gain),
         )
 
     def nominal(self) -> PolicyGradientSpec:
@@ -141,7 +145,7 @@ class PolicyGradient(TaskFamily):
             gravity=middle(self.gravity),
             length=middle(self.length),
             strength=middle(self.strength),
-            exploration=middle(self.exploration),
+            gain=middle(self.gain),
         )
 
     def _draw(self, key: jax.Array, episodes: int) -> tuple[jax.Array, jax.Array]:
@@ -179,7 +183,7 @@ class PolicyGradient(TaskFamily):
             # One product for all steps, and no backward pass through the episodes.
             means = act(params, episodes.observations.reshape(-1, 3))
             away = episodes.actions - means.reshape(episodes.actions.shape)
-            log_probability = -0.5 * jnp.square(away / spec.exploration)
+            log_probability = -0.5 * jnp.square(away)
             to_come = jnp.cumsum(episodes.costs[::-1], axis=0)[::-1] / self.horizon
             others = jnp.sum(to_come, axis=1, keepdims=True) - to_come
             advantage = to_come - others / (self.num_envs - 1)

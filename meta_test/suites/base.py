@@ -7,11 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from l2o.config import config_hash, to_plain
+from l2o.config import config_hash
 from meta_test.families import build_family
 from meta_test.inner_loop import derive_keys
 from meta_test.optimizers import BASELINES
 from tasks.base import Spec, TaskFamily
+from tasks.data.arrays import Labelled, Text
 
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -71,18 +72,14 @@ class Cell:
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *specs)
 
     def plain(self) -> dict[str, Any]:
-        """All that defines the condition, but for arrays, as JSON can hold it."""
-        own = isinstance(self.task, TaskFamily)
-        return to_plain(
-            self.name,
-            {
-                "task": str(jax.tree.structure(self.task)) if own else self.task,
-                "horizon": self.horizon,
-                "seeds": self.seeds,
-                "sampled": self.sampled,
-                "at": self.at,
-            },
-        )
+        """All that defines the condition, defaults included, as JSON can hold it."""
+        return {
+            "task": _described(self.family()),
+            "horizon": self.horizon,
+            "seeds": list(self.seeds),
+            "sampled": self.sampled,
+            "at": dict(self.at),
+        }
 
     @property
     def hash(self) -> str:
@@ -134,6 +131,20 @@ class Suite:
                 "cells": {cell.name: cell.plain() for cell in self.cells},
             }
         )
+
+
+def _described(family: TaskFamily) -> dict[str, Any]:
+    """A family's class, its configuration and the names of its data."""
+    found: dict[str, Any] = {"class": type(family).__name__}
+    for field in dataclasses.fields(family):  # type: ignore[arg-type]
+        value = getattr(family, field.name)
+        if isinstance(value, TaskFamily):
+            found[field.name] = _described(value)
+        elif isinstance(value, Labelled | Text):
+            found[field.name] = list(value.names)
+        elif field.metadata.get("static"):
+            found[field.name] = repr(value)
+    return found
 
 
 def _replaced(spec: Any, path: list[str], value: float) -> Any:

@@ -82,8 +82,8 @@ DATASETS: dict[str, Dataset] = {
 _NAME = re.compile(r"(?P<name>[\w./:-]+?)(@(?P<size>\d+)(?P<grey>grey)?)?")
 
 
-def load(names: str | Sequence[str]) -> Labelled | Text:
-    """Data sets of one shape as device arrays.
+def load(names: str | Sequence[str]) -> Labelled:
+    """Labelled data sets of one shape as device arrays.
 
     Args:
         names: one or several: an embedded data set, else one of TensorFlow Datasets
@@ -91,23 +91,38 @@ def load(names: str | Sequence[str]) -> Labelled | Text:
             8 x 8, and `photo_patches@8grey` grey besides.
 
     Raises:
-        ValueError: an unknown name, data that are not there or are damaged, or data
-            sets that do not fit together.
+        ValueError: an unknown name, a text, data that are not there or are damaged, or
+            data sets that do not fit together.
     """
+    found = _found(names)
+    if texts := [n for n, d in found.items() if not isinstance(d, Examples)]:
+        raise ValueError(f"data must be labelled examples, got {', '.join(texts)}")
+    return on_device(found)
+
+
+def load_text(names: str | Sequence[str]) -> Text:
+    """Texts as bytes on the device.
+
+    Args:
+        names: one or several, as for `load`.
+
+    Raises:
+        ValueError: an unknown name, labelled examples, or data that are not there or
+            are damaged.
+    """
+    found = _found(names)
+    if others := [n for n, d in found.items() if isinstance(d, Examples)]:
+        raise ValueError(f"data must be texts, got {', '.join(others)}")
+    return texts_on_device(found)
+
+
+def _found(names: str | Sequence[str]) -> dict[str, Any]:
     wanted = (names,) if isinstance(names, str) else tuple(names)
     if not wanted or len(set(wanted)) < len(wanted):
         raise ValueError(
             f"data must be a name or several different ones, got {names!r}"
         )
-    found = {name: _one(name) for name in wanted}
-    examples = {n: d for n, d in found.items() if isinstance(d, Examples)}
-    texts = {n: d for n, d in found.items() if not isinstance(d, Examples)}
-    if examples and texts:
-        raise ValueError(
-            "data sets of one family must be all texts or all labelled examples, "
-            f"got {', '.join(wanted)}"
-        )
-    return on_device(examples) if examples else texts_on_device(texts)
+    return {name: _one(name) for name in wanted}
 
 
 def _one(wanted: str) -> Any:

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks import FAMILIES, SPLITS, Task, TaskFamily
-from tests.contracts.task_rows import REFUSED, ROWS, Row
+from meta_test.families import FAMILIES
+from tasks import AUGMENTATIONS, SPLITS, Task, TaskFamily
+from tests.contracts.task_rows import AUGMENTED, REFUSED, ROWS, Row
 from tests.helpers import assert_no_recompile
 
 
@@ -58,9 +59,9 @@ class Subject:
     seen: dict[str, Any]
 
 
-@pytest.fixture(params=ROWS, scope="module")
+@pytest.fixture(params=ROWS | AUGMENTED, scope="module")
 def subject(request) -> Subject:
-    row = ROWS[request.param]
+    row = (ROWS | AUGMENTED)[request.param]
     family = row.make()
     spec = sample(family, jax.random.key(0))
     return Subject(row, family, spec, look(family, spec, jax.random.key(1)))
@@ -79,11 +80,16 @@ def assert_trees_close(got, want, *, rtol=1e-5, atol=1e-6):
         np.testing.assert_allclose(g, w, rtol=rtol, atol=atol)
 
 
-def test_every_registered_family_has_a_row():
-    covered = {name.split("-")[0] for name in ROWS}
-    assert covered == set(FAMILIES)
-    for name, row in ROWS.items():
-        assert type(row.make()) is FAMILIES[name.split("-")[0]], name
+@pytest.mark.parametrize(
+    ("rows", "registry"),
+    [(ROWS, FAMILIES), (AUGMENTED, AUGMENTATIONS)],
+    ids=["families", "augmentations"],
+)
+def test_every_registered_family_has_a_row(rows, registry):
+    covered = {name.split("-")[0] for name in rows}
+    assert covered == set(registry)
+    for name, row in rows.items():
+        assert type(row.make()) is registry[name.split("-")[0]], name
 
 
 def test_everything_is_finite(subject):
@@ -126,7 +132,7 @@ def test_same_key_same_bits(subject):
 
 def test_another_key_another_batch_and_start(subject):
     other = look(subject.family, subject.spec, jax.random.key(2))
-    for part in ("batch", "params"):
+    for part in ("batch", "params")[: 1 + subject.row.random_start]:
         one, two = (jax.tree.leaves(seen[part]) for seen in (subject.seen, other))
         differ = [bool((a != b).any()) for a, b in zip(one, two, strict=True)]
         assert any(differ), part
@@ -186,6 +192,8 @@ def test_data_are_not_constants_of_the_program(subject):
 
 def test_gradient_agrees_with_finite_differences(subject, x64):
     """Along random directions: the central difference is off by O(step**2)."""
+    if not subject.row.smooth:
+        pytest.skip("its gradient is no slope of this loss, or of three digits")
     family, spec, params, batch = floats_as(
         np.float64,
         (subject.family, subject.spec, subject.seen["params"], subject.seen["batch"]),
@@ -206,6 +214,23 @@ def test_gradient_agrees_with_finite_differences(subject, x64):
         measured = (along_line(*line, step) - along_line(*line, -step)) / (2 * step)
         computed = float(slope(*line, 0.0))
         assert computed == pytest.approx(float(measured), rel=1e-6, abs=1e-8)
+
+
+def test_gradients_are_like_the_parameters_and_memory_like_itself(subject):
+    def train(family, spec, key):
+        task = family.task(spec)
+        params = task.init(key)
+        memory = task.gradients.init(params, key)
+        batch = task.batch(key, "train")
+        loss, grads, after = task.gradients.step(memory, params, key, batch)
+        return params, grads, memory, after, loss
+
+    params, grads, memory, after, loss = jax.eval_shape(
+        train, subject.family, subject.spec, KEY
+    )
+    assert grads == params
+    assert after == memory
+    assert (loss.shape, loss.dtype) == ((), jnp.float32)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -107,13 +109,18 @@ def data_of(cell):
     return {name.partition("@")[0] for name in names} - {"-"}
 
 
+def family_of(cell):
+    assert isinstance(cell.task, Mapping)
+    return cell.task["family"]
+
+
 def shapes_of(cell):
     """The architecture: the family and the shapes of its parameters."""
     family = cell.family()
     params = jax.eval_shape(
         lambda f, k: f.task(f.nominal()).init(k), family, jax.random.key(0)
     )
-    return cell.task["family"], str(jax.tree.map(lambda x: x.shape, params))
+    return family_of(cell), str(jax.tree.map(lambda x: x.shape, params))
 
 
 def test_ood_has_no_data_set_of_train():
@@ -138,10 +145,10 @@ def test_ood_has_no_seed_of_train():
 def test_ood_is_as_wide_as_it_is_said_to_be():
     small, whole = OOD
     assert len(small.cells) >= 12
-    assert len({cell.task["family"] for cell in small.cells}) >= 8
+    assert len({family_of(cell) for cell in small.cells}) >= 8
     assert len(whole.cells) >= 40
-    assert {cell.task["family"] for cell in whole.cells} == set(FAMILIES)
-    unseen = {cell.task["family"] for cell in cells_of(TRAIN)}
+    assert {family_of(cell) for cell in whole.cells} == set(FAMILIES)
+    unseen = {family_of(cell) for cell in cells_of(TRAIN)}
     assert len(set(FAMILIES) - unseen) >= 5
     assert set(small.cells) <= set(whole.cells)
 
@@ -149,7 +156,8 @@ def test_ood_is_as_wide_as_it_is_said_to_be():
 def test_probes_stretch_what_they_say():
     horizons = {cell.horizon / HORIZON for cell in SUITES["horizon"].cells}
     assert (min(horizons), max(horizons)) == (0.2, 10)
-    widths = [cell.task["hidden"][0] for cell in SUITES["width"].cells]
+    tables: list[Any] = [cell.task for cell in SUITES["width"].cells]
+    widths = [table["hidden"][0] for table in tables]
     assert max(widths) == 64 * min(widths)
     scales = {cell.at["scale"] for cell in SUITES["reparam"].cells}
     assert (min(scales), max(scales)) == (1e-3, 1e3)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tasks.base import Split
 from tasks.classification import LOSSES, LabelChoices
 from tasks.data.arrays import Examples, on_device
 
@@ -26,7 +27,7 @@ DATA = on_device({"ones": constant(1.0), "twos": constant(2.0)})
 NOISY = LabelChoices(noise=(0.0, 1.0))
 
 
-def labels_of(noise, split="train", seed=0, key=0):
+def labels_of(noise, split: Split = "train", seed=0, key=0):
     spec = NOISY.nominal()._replace(
         noise=jnp.float32(noise), seed=jnp.uint32(seed), source=jnp.int32(1)
     )
@@ -61,7 +62,8 @@ def test_another_problem_has_other_wrong_labels():
 
 
 def test_labels_of_other_splits_are_true():
-    for split in ("inner_valid", "outer_valid", "test"):
+    splits: tuple[Split, ...] = ("inner_valid", "outer_valid", "test")
+    for split in splits:
         _, labels = labels_of(1.0, split)
         assert not labels.any()
 

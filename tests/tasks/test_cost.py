@@ -42,7 +42,7 @@ def test_a_loop_counts_as_often_as_it_runs():
 
     jax.tree_util.register_dataclass(Looped)
     found = {}
-    for LENGTH in (10, 20, 40):  # noqa: N806
+    for LENGTH in (10, 20, 40):
         found[LENGTH] = estimate(Looped())
     for field in ("flops", "bytes", "operations"):
         short, middle, long = (getattr(found[n], field) for n in (10, 20, 40))
@@ -76,6 +76,7 @@ def test_the_compiled_program_holds_about_as_much():
 
     compiled = jax.jit(step).lower(family, jax.random.key(0)).compile()
     analysis = compiled.memory_analysis()
+    assert analysis is not None
     held = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
     assert 0.3 < estimate(family).memory / held < 3.0
 

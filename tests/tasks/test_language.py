@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks import LMRNN, LMTransformer, load
+from tasks import LMRNN, LMTransformer, load_text
 from tasks.language import predictions
 from tasks.network import NetworkChoices
 
@@ -15,9 +15,9 @@ from tasks.network import NetworkChoices
 # Large weights: predictions that differ from byte to byte.
 SHARP = NetworkChoices(init_scale=(3.0, 3.0), activation=("tanh",))
 MODELS = {
-    "gru": lambda **sizes: LMRNN(load("kjv"), cell="gru", **sizes),
-    "lstm": lambda **sizes: LMRNN(load("kjv"), cell="lstm", **sizes),
-    "transformer": lambda **sizes: LMTransformer(load("kjv"), **sizes),
+    "gru": lambda **sizes: LMRNN(load_text("kjv"), cell="gru", **sizes),
+    "lstm": lambda **sizes: LMRNN(load_text("kjv"), cell="lstm", **sizes),
+    "transformer": lambda **sizes: LMTransformer(load_text("kjv"), **sizes),
 }
 
 

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from tasks import LMRNN, load
+from tasks import LMRNN, load_text
 from tasks.language import predictions
 
 
@@ -25,7 +25,7 @@ def lstm(h, c, x, u, width):
 
 @pytest.mark.parametrize(("cell", "step"), [("gru", gru), ("lstm", lstm)])
 def test_losses_are_those_of_the_written_equations(cell, step):
-    family = LMRNN(load("kjv"), cell=cell, width=5, length=6, batch_size=2)
+    family = LMRNN(load_text("kjv"), cell=cell, width=5, length=6, batch_size=2)
     spec = family.nominal()
     task = family.task(spec)
     params = jax.tree.map(lambda p: 3.0 * p, task.init(jax.random.key(0)))

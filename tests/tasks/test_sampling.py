@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks.sampling import log_uniform
+from tasks.sampling import log_uniform, orthonormal
 
 
 @pytest.mark.statistical
@@ -20,3 +20,12 @@ def test_log_uniform_is_uniform_in_the_logarithm():
 
 def test_a_range_of_one_value_gives_that_value():
     assert float(log_uniform(jax.random.key(0), (1.0, 1.0))) == 1.0
+
+
+@pytest.mark.parametrize("count", [1, 3, 16])
+def test_orthonormal_vectors_are_those_of_a_qr_decomposition(count):
+    vectors = np.asarray(orthonormal(jax.random.key(0), 16, count))
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(count), atol=1e-6)
+    drawn = np.asarray(jax.random.normal(jax.random.key(0), (16, count)))
+    q, r = np.linalg.qr(drawn)
+    np.testing.assert_allclose(vectors, q * np.sign(np.diag(r))[None], atol=1e-5)
