@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from tasks.base import Batch, Params, Split, Task, TaskFamily, bounded, static
 from tasks.checks import require_number, require_range, require_sizes
-from tasks.sampling import log_uniform
+from tasks.sampling import log_uniform, orthonormal
 
 
 class QuadraticSpec(NamedTuple):
@@ -47,7 +47,7 @@ class Quadratic(TaskFamily):
         spectrum_key, rotation_key, minimiser_key = jax.random.split(key, 3)
         return QuadraticSpec(
             eigenvalues=log_uniform(spectrum_key, self.spectrum, (self.dim,)),
-            rotation=jax.random.orthogonal(rotation_key, self.dim),
+            rotation=orthonormal(rotation_key, self.dim, self.dim),
             minimiser=jax.random.normal(minimiser_key, (self.dim,)),
         )
 

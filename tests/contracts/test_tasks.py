@@ -160,6 +160,12 @@ def test_vmap_over_specs_equals_a_loop(subject):
         assert_trees_close(one, look(subject.family, specs[i], keys[i]), atol=1e-5)
 
 
+def test_sampling_calls_no_lapack(subject):
+    """Its batched decompositions wait for threads that wait for them: a deadlock."""
+    program = sample.lower(subject.family, jax.random.key(0)).as_text()
+    assert "lapack" not in program
+
+
 def test_another_spec_is_no_new_program(subject):
     keys = list(jax.random.split(jax.random.key(3), 3))
     with assert_no_recompile():

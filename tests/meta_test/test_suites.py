@@ -164,11 +164,21 @@ def test_probes_stretch_what_they_say():
 
 
 # What is published stays: a change of a suite is a new version and a new hash here.
-PUBLISHED = {}
+PUBLISHED = {
+    "quick": (1, "62c1b1fb05ad5644"),
+    "digits": (1, "bfde3270b4f2e2a7"),
+    "train-small": (1, "14102db646a5b4d1"),
+    "train": (1, "3da85b68a9686b27"),
+    "ood-small": (1, "5bc75f77013f6c8f"),
+    "ood": (1, "cd76a5b0cb84aece"),
+    "horizon": (1, "a9dc8ffd0bc7297a"),
+    "width": (1, "6f2e80ee9913d31c"),
+    "reparam": (1, "a143cc14d99947cc"),
+}
 
 
 def test_published_suites_are_as_they_were():
-    assert {name: (s.version, s.hash) for name, s in SUITES.items()} == PUBLISHED
+    assert {name: (s.version, s.hash[:16]) for name, s in SUITES.items()} == PUBLISHED
 
 
 def test_every_cell_has_reference_points():
