@@ -75,6 +75,21 @@ def x64():
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def clear_programs():
+    """Frees a module's programs: a process may map only so many pieces of memory."""
+    yield
+    jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Programs that are compiled fast and run slowly: where many run only once."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def rank_promotion():
     """Allows implicit rank promotion, for other people's code that relies on it."""

@@ -15,6 +15,7 @@ from tests.contracts.task_rows import AUGMENTED, ROWS
 from tests.meta_train.problems import strategies
 
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 OUTER_STEPS = 20
 # Small configurations, from the table of contracts; of families above it, typical ones.
 FOUND = {name: row.make for name, row in ROWS.items() if name in FAMILIES}

@@ -15,6 +15,7 @@ from tests.contracts.task_rows import AUGMENTED, REFUSED, ROWS, Row
 from tests.helpers import assert_no_recompile
 
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEYS = 64
 # A key's shape and type, for what is only traced.
 KEY = jax.eval_shape(lambda: jax.random.key(0))
