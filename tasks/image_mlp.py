@@ -1,9 +1,7 @@
 """Multilayer perceptrons that classify small images."""
 
 import dataclasses
-from collections.abc import Callable
 
-import flax.linen as nn
 import jax
 
 from tasks.base import Task, TaskFamily, static
@@ -15,21 +13,7 @@ from tasks.classification import (
     sample_classifier,
 )
 from tasks.data.arrays import Labelled
-from tasks.network import NetworkChoices
-
-
-class _MLP(nn.Module):
-    sizes: tuple[int, ...]
-    activation: Callable[[jax.Array], jax.Array]
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = x.reshape(len(x), -1)
-        for i, size in enumerate(self.sizes):
-            if i:
-                x = self.activation(x)
-            x = nn.Dense(size)(x)
-        return x
+from tasks.network import MLP, NetworkChoices
 
 
 @jax.tree_util.register_dataclass
@@ -64,7 +48,7 @@ class ImageMLP(TaskFamily):
     def task(self, spec: ClassifierSpec) -> Task:
         sizes = (*self.hidden, self.data.num_classes)
         return classifier(
-            _MLP(sizes, self.network.activate(spec.network)),
+            MLP(sizes, self.network.activate(spec.network)),
             spec,
             data=self.data,
             batch_size=self.batch_size,
