@@ -16,13 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from meta_test import statistics
+from meta_test.evaluate import REFERENCE
 from meta_test.inner_loop import run_grid
 from meta_test.optimizers import baseline
 from meta_test.suites.base import Cell, Suite
 from tasks.cost import estimate
-
-
-OPTIMIZER = "adam"
 
 
 def measure(cell: Cell, suite: Suite) -> dict[str, Any]:
@@ -36,7 +34,7 @@ def measure(cell: Cell, suite: Suite) -> dict[str, Any]:
         `train_loss` and `test_loss` (medians), and how many seeds `diverged`.
     """
     family = cell.family()
-    contender = baseline(OPTIMIZER)
+    contender = baseline(REFERENCE)
     grid = run_grid(
         family,
         cell.specs(family),
@@ -85,11 +83,7 @@ def update(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{suite.name}.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    found: dict[str, Any] = {
-        cell.name: known[cell.name]
-        for cell in suite.cells
-        if known.get(cell.name, {}).get("hash") == cell.hash
-    }
+    found = _current(suite, known)
     for cell in suite.cells:
         if cell.name not in found:
             on_cell(len(found), len(suite.cells), cell)
@@ -111,7 +105,11 @@ def read(suite: Suite) -> Mapping[str, Any]:
     file = folder / f"{suite.name}.json"
     if not file.is_file():
         return {}
-    known = json.loads(file.read_text(encoding="utf-8"))
+    return _current(suite, json.loads(file.read_text(encoding="utf-8")))
+
+
+def _current(suite: Suite, known: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of cells as they are."""
     return {
         cell.name: known[cell.name]
         for cell in suite.cells
