@@ -214,7 +214,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         choices = ", ".join(map(repr, args))
         raise ValueError(f"{path} must be one of {choices}, got {value!r}{near}")
     if origin in (typing.Union, types.UnionType):
-        return _convert_union(hint, args, value, path)
+        return _convert_union(args, value, path)
     if hint is tuple or origin is tuple:
         return _convert_tuple(args, value, path)
     if hint in (dict, Mapping) or origin in (dict, Mapping):
@@ -234,7 +234,7 @@ def _convert_scalar(hint: Any, value: Any, path: str) -> Any:
     raise ValueError(f"{path} must be {rule}, got {value!r}")
 
 
-def _convert_union(hint: Any, args: tuple, value: Any, path: str) -> Any:
+def _convert_union(args: tuple, value: Any, path: str) -> Any:
     if value is None and types.NoneType in args:
         return None
     members = [arg for arg in args if arg is not types.NoneType]
@@ -246,7 +246,18 @@ def _convert_union(hint: Any, args: tuple, value: Any, path: str) -> Any:
             return _convert(member, value, path)
         except ValueError:
             continue
-    raise ValueError(f"{path} must be of type {hint}, got {value!r}")
+    rules = " or ".join(dict.fromkeys(map(_rule, members)))
+    raise ValueError(f"{path} must be {rules}, got {value!r}")
+
+
+def _rule(hint: Any) -> str:
+    """What a value of the type `hint` is called in an error message."""
+    origin = typing.get_origin(hint) or hint
+    if origin in (dict, Mapping) or dataclasses.is_dataclass(origin):
+        return "a table"
+    if origin is typing.Literal:
+        return " or ".join(map(repr, typing.get_args(hint)))
+    return "a list" if origin is tuple else _SCALARS.get(hint, f"of type {hint}")
 
 
 def _convert_tuple(args: tuple, value: Any, path: str) -> tuple:

@@ -1,52 +1,141 @@
 """From a config to the objects of a run."""
 
-from collections.abc import Mapping
-from typing import Any
+import inspect
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 
-from l2o.config import build
+import l2o
+from l2o.config import build, nearest, require_positive
 from l2o.learned import ARCHITECTURES
-from l2o.learned.base import LearnedOptimizer
+from l2o.learned.base import LearnedOptimizer, Theta
 from meta_test.families import build_family, choose
-from meta_train.config import EstimatorConfig, TrainConfig
-from meta_train.estimators.credit import CREDITS
-from meta_train.estimators.evolution import AXIS, EvolutionStrategies
-from meta_train.meta_loss import META_LOSSES, MetaLoss
-from meta_train.outer import OuterState, OuterTrainer
+from meta_test.suites import suite_named
+from meta_train.config import EstimatorConfig, OuterConfig, TrainConfig
+from meta_train.estimators.backpropagation import Backpropagation
+from meta_train.estimators.credit import CREDITS, Persistent
+from meta_train.estimators.evolution import EvolutionStrategies
+from meta_train.estimators.method import Method
+from meta_train.estimators.mixture import Mixture
+from meta_train.estimators.span import SPANS
+from meta_train.estimators.windows import AXIS, WindowEstimator
+from meta_train.meta_loss import MetaLoss
+from meta_train.outer import FamilyMix, OuterState, OuterTrainer
+from meta_train.perturb import Gaussian, by_tensor
 from meta_train.schedules import SCHEDULES, TruncationSchedule
 from tasks import TaskFamily
 
 
+class Member(NamedTuple):
+    """One of the families that a run trains on."""
+
+    family: TaskFamily
+    weight: float = 1.0
+
+
 def build_trainer(
-    config: TrainConfig, family: TaskFamily | None = None
+    config: TrainConfig,
+    family: TaskFamily | Mapping[str, TaskFamily] | None = None,
 ) -> OuterTrainer:
     """Builds everything that a config names, on all devices.
 
     Args:
         config: what to build.
-        family: a task family of the caller's own, in the place of `config.task`.
+        family: a task family of the caller's own, or several by name, in the place of
+            `config.task`.
 
     Raises:
         ValueError: a name is unknown, a field is wrong, or parts do not fit together.
     """
     lopt = build_optimizer(config.optimizer)
     schedule = build_schedule(config.schedule, config.estimator.window)
-    estimator = EvolutionStrategies(
-        family=build_family(config.task) if family is None else family,
-        lopt=lopt,
-        schedule=schedule,
-        credit=CREDITS[config.estimator.credit](),
-        meta_loss=build_meta_loss(config.meta_loss),
-        sigma=config.estimator.sigma,
-        pairs=config.estimator.pairs,
-        block=config.estimator.block,
-        window=config.estimator.window,
-        mesh=block_mesh(config.estimator),
+    for field, patterns in (
+        ("estimator.sigma_of", config.estimator.sigma_of),
+        ("outer.freeze", config.outer.freeze),
+    ):
+        try:
+            by_tensor(lopt, 1.0, [(pattern, 0.0) for pattern in patterns])
+        except ValueError as error:
+            raise ValueError(f"{field}: {error}") from error
+    method = build_method(config.estimator, config.outer.freeze)
+    span = SPANS[config.estimator.span](config.estimator.window)
+    meta_loss = build(MetaLoss, config.meta_loss, where="meta_loss")
+    mesh = block_mesh(config.estimator)
+    if isinstance(family, TaskFamily):
+        members = {type(family).__name__: Member(family)}
+    elif family is not None:
+        members = {name: Member(one) for name, one in family.items()}
+    else:
+        members = build_families(config.task)
+    per_step = config.outer.families_per_step
+    if per_step > len(members):
+        raise ValueError(
+            f"outer.families_per_step must be at most the {len(members)} families of "
+            f"task, got {per_step}"
+        )
+    estimators = tuple(
+        WindowEstimator(
+            family=member.family,
+            lopt=lopt,
+            schedule=schedule,
+            span=span,
+            method=method,
+            meta_loss=meta_loss,
+            units=config.estimator.pairs,
+            block=config.estimator.block,
+            mesh=mesh,
+            stagger=config.estimator.stagger,
+        )
+        for member in members.values()
     )
-    trainer = OuterTrainer(estimator=estimator, lopt=lopt, config=config.outer)
-    return jax.device_put(trainer, NamedSharding(estimator.mesh, P()))
+    trainer = OuterTrainer(
+        estimators=estimators,
+        mix=FamilyMix(
+            names=tuple(members),
+            weights=tuple(member.weight for member in members.values()),
+            per_step=per_step or len(members),
+            balance=config.outer.balance,
+        ),
+        lopt=lopt,
+        tx=build_outer_optimizer(config.outer, config.outer_optimizer),
+        config=config.outer,
+    )
+    return jax.device_put(trainer, NamedSharding(mesh, P()))
+
+
+def build_families(task: Mapping[str, Any] | Sequence[Any]) -> dict[str, Member]:
+    """The families that `task` describes, by names that differ.
+
+    Raises:
+        ValueError: as `build_family`, for an unknown suite, or for a wrong weight.
+    """
+    if isinstance(task, Mapping) and "suite" in task:
+        if len(task) > 1:
+            raise ValueError(
+                "task must have a suite or a family, got a suite and "
+                f"{', '.join(sorted(set(task) - {'suite'}))}"
+            )
+        cells = suite_named(task["suite"], where="task.suite").cells
+        return {cell.name: Member(cell.family()) for cell in cells}
+    if isinstance(task, Mapping):
+        return {str(task.get("family")): Member(build_family(task))}
+    if not task:
+        raise ValueError("task must have at least one family, got none")
+    members: dict[str, Member] = {}
+    seen: Counter[str] = Counter()
+    for i, table in enumerate(task):
+        fields, where = dict(table), f"task[{i}]"
+        name = str(fields.pop("name", fields.get("family")))
+        weight = fields.pop("weight", 1.0)
+        require_positive(f"{where}.weight", weight)
+        seen[name] += 1
+        numbered = name if seen[name] == 1 else f"{name}-{seen[name]}"
+        members[numbered] = Member(build_family(fields, where), float(weight))
+    return members
 
 
 def build_optimizer(table: Mapping[str, Any]) -> LearnedOptimizer:
@@ -68,10 +157,97 @@ def build_schedule(table: Mapping[str, Any], window: int) -> TruncationSchedule:
     return schedule
 
 
-def build_meta_loss(table: Mapping[str, Any]) -> MetaLoss:
-    """The meta-loss that `kind` names, with the other fields of the table."""
-    cls, fields = choose("meta_loss.kind", META_LOSSES, table)
-    return build(cls, fields, where="meta_loss")
+def build_method(config: EstimatorConfig, freeze: Sequence[str] = ()) -> Method:
+    """The method of an estimator; tensors that are frozen are not perturbed."""
+    tensors = (*config.sigma_of.items(), *((pattern, 0.0) for pattern in freeze))
+    noise = Gaussian(sigma=config.sigma, tensors=tensors)
+    if config.method == "backpropagation":
+        return Backpropagation()
+    if config.method == "mixture":
+        return Mixture(noise=noise)
+    credit = Persistent() if config.credit is None else CREDITS[config.credit]()
+    return EvolutionStrategies(credit, noise=noise, difference=config.difference)
+
+
+def build_outer_optimizer(
+    config: OuterConfig, table: Mapping[str, Any]
+) -> optax.GradientTransformation:
+    """The transformation of the meta-gradient.
+
+    Args:
+        config: clipping, and the course of the learning rate.
+        table: `name`, that of a function of optax or, like `contrib.muon`, of
+            optax.contrib, that takes a `learning_rate`; and its other arguments.
+
+    Raises:
+        ValueError: there is no such function, or it has no such argument.
+    """
+    fields = dict(table)
+    name = str(fields.pop("name", ""))
+    makers = {
+        f"{prefix}{key}": value
+        for prefix, module in (("", optax), ("contrib.", optax.contrib))
+        for key, value in vars(module).items()
+        if inspect.isfunction(value)
+        and "learning_rate" in inspect.signature(value).parameters
+    }
+    if name not in makers:
+        raise ValueError(
+            "outer_optimizer.name must be a function of optax with a learning_rate, "
+            f"got {name!r}{nearest(name, makers)}"
+        )
+    known = set(inspect.signature(makers[name]).parameters) - {"learning_rate"}
+    for field in fields:
+        if field not in known:
+            raise ValueError(
+                f"outer_optimizer.{field} must be an argument of optax.{name}, one of "
+                f"{', '.join(sorted(known))}{nearest(field, known)}"
+            )
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=0.0 if config.warmup else config.learning_rate,
+        peak_value=config.learning_rate,
+        warmup_steps=config.warmup,
+        decay_steps=config.steps,
+        end_value=config.final_fraction * config.learning_rate,
+    )
+    parts = []
+    if config.clip:
+        parts.append(optax.clip(config.clip))
+    if config.clip_norm:
+        parts.append(optax.clip_by_global_norm(config.clip_norm))
+    try:
+        parts.append(makers[name](schedule, **fields))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"outer_optimizer: optax.{name}: {error}") from error
+    return optax.chain(*parts)
+
+
+def warm_start(source: str, lopt: LearnedOptimizer) -> Theta:
+    """Theta of a checkpoint, as the first theta of a run with `lopt`.
+
+    Args:
+        source: the name of a released optimizer, or a directory.
+        lopt: the architecture of the run; its theta must have the same tensors.
+
+    Raises:
+        ValueError: there is no such checkpoint, or its theta has other tensors.
+    """
+    other, theta = l2o.load(source)
+    shapes = [
+        {
+            jax.tree_util.keystr(path, simple=True, separator="/"): x.shape
+            for path, x in jax.tree.leaves_with_path(tree)
+        }
+        for tree in (theta, jax.eval_shape(lopt.init_theta, jax.random.key(0)))
+    ]
+    for path in sorted({*shapes[0], *shapes[1]}):
+        found, wanted = (s.get(path, "no such tensor") for s in shapes)
+        if found != wanted:
+            raise ValueError(
+                f"warm_start must have the tensors of {type(lopt).__name__}, {path} of "
+                f"{source} ({type(other).__name__}) is {found} and not {wanted}"
+            )
+    return theta
 
 
 def block_mesh(config: EstimatorConfig) -> Mesh:

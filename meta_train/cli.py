@@ -44,6 +44,8 @@ class Train(Common):
     """Directory of the run. Default: runs/NAME, numbered if taken."""
     resume: bool = False
     """Continue the run in that directory, bit for bit."""
+    budget: Annotated[str, arg(metavar="TIME")] = ""
+    """Stop in so much time, like 90s, 30m or 2h, evaluation included."""
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,7 @@ def _train(command: Train) -> int:
         overrides=command.overrides,
         out=command.out,
         resume=command.resume,
+        budget=command.budget,
         as_json=command.json,
     )
 

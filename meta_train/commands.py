@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 import l2o
 from l2o import released
 from l2o.checkpoint import theta_sha256
-from l2o.config import build, nearest, override
+from l2o.config import build, override
 from l2o.learned import ARCHITECTURES
 from l2o.learned.facts import facts
 from l2o.storage import read_manifest
@@ -30,9 +31,9 @@ from meta_test.listing import (
     describe_suite,
 )
 from meta_test.optimizers import BASELINES, Contender, baselines, learned
-from meta_test.suites import SUITES, Cell, Suite
+from meta_test.suites import SUITES, Cell, Suite, suite_named
 from meta_train import config as configs
-from meta_train.build import build_trainer
+from meta_train.build import build_trainer, warm_start
 from meta_train.config import TrainConfig
 from meta_train.devices import use_all_cores
 from meta_train.directory import (
@@ -42,7 +43,7 @@ from meta_train.directory import (
     newest_directory,
 )
 from meta_train.progress import progress
-from meta_train.run import RunResult, run
+from meta_train.run import BUDGET, RunResult, run
 from meta_train.signals import Interrupted, StopSignal
 from tasks import AUGMENTATIONS, DATASETS
 from tasks.data import tfds, tfds_prepare
@@ -55,15 +56,29 @@ RUNS = Path("runs")
 
 
 def train(
-    *, config: str, overrides: Sequence[str], out: str, resume: bool, as_json: bool
+    *,
+    config: str,
+    overrides: Sequence[str],
+    out: str,
+    resume: bool,
+    budget: str,
+    as_json: bool,
 ) -> int:
     """`l2o train`: meta-train, save, evaluate, say where everything is."""
     began = time.monotonic()
+    allowed = _seconds(budget) if budget else None
     use_all_cores()
     settings, directory = _locate(config, overrides, out, resume)
     # Before anything is written: a config that cannot be built leaves no trace.
     trainer = build_trainer(settings)
-    judged = suite(settings.suite) if settings.suite else None
+    judged = suite_named(settings.suite) if settings.suite else None
+    if settings.validation.suite:
+        suite_named(settings.validation.suite, where="validation.suite")
+    if settings.warm_start and not directory.has_run:
+        warm_start(settings.warm_start, trainer.lopt)
+    deadline = None
+    if allowed is not None:
+        deadline = began + allowed - (_reserve(judged, allowed) if judged else 0.0)
     again = f"l2o train --resume --out {shlex.quote(str(directory.path))}"
     with StopSignal(_say) as stop, directory.locked(), _intact(again):
         if directory.has_run and resume:
@@ -75,9 +90,20 @@ def train(
         with progress("meta-training") as bar:
             bar.line(f"run directory: {directory.path}")
             result = run(
-                settings, trainer, directory, resume=resume, stop=stop, progress=bar
+                settings,
+                trainer,
+                directory,
+                resume=resume,
+                stop=stop,
+                progress=bar,
+                deadline=deadline,
             )
-        if not result.finished:
+        if result.stopped_by == BUDGET:
+            _say(
+                f"the budget of {budget} ends the run at outer step {result.step} of "
+                f"{settings.outer.steps}, all is saved; to continue: {again}"
+            )
+        elif not result.finished:
             _say(
                 f"stopped by {result.stopped_by} at outer step {result.step} of "
                 f"{settings.outer.steps}, all is saved; to continue: {again}"
@@ -104,7 +130,7 @@ def train(
         _say(f"report:    {directory.report / 'report.json'}")
         _say(f"curves:    {directory.report / 'curves.png'}")
     _say(f"done in {time.monotonic() - began:.0f} s")
-    _print_json(as_json, _summary(directory, finished=True, result=result))
+    _print_json(as_json, _summary(directory, finished=result.finished, result=result))
     return 0
 
 
@@ -112,7 +138,7 @@ def evaluate(
     *, optimizers: Sequence[str], suite_name: str, out: Path, as_json: bool
 ) -> int:
     """`l2o eval`: judge learned optimizers beside all baselines."""
-    chosen = suite(suite_name)
+    chosen = suite_named(suite_name)
     contenders = _contenders(optimizers)
     with StopSignal(_say) as stop:
         try:
@@ -207,7 +233,7 @@ def import_weights(
 
 def reference(*, suites: Sequence[str], out: Path, as_json: bool) -> int:
     """`l2o reference`: measure where trainings start and where tuned Adam ends."""
-    chosen = [suite(name) for name in suites]
+    chosen = [suite_named(name) for name in suites]
     found = {}
     with StopSignal(_say) as stop:
         try:
@@ -261,14 +287,26 @@ def prepare(*, name: str, data_dir: str, as_json: bool) -> int:
     return 0
 
 
-def suite(name: str) -> Suite:
-    """The suite of that name."""
-    if name not in SUITES:
-        raise ValueError(
-            f"a suite must be one of {', '.join(SUITES)}, "
-            f"got {name!r}{nearest(name, SUITES)}"
-        )
-    return SUITES[name]
+def _seconds(text: str) -> float:
+    """A length of time like 90s, 30m, 2h or 1.5h."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if match is None or float(match[1]) == 0.0:
+        raise ValueError(f"--budget must be a time like 90s, 30m or 2h, got {text!r}")
+    return float(match[1]) * units[match[2]]
+
+
+def _reserve(suite: Suite, budget: float) -> float:
+    """The seconds of a budget that are left for evaluating an optimizer on a suite.
+
+    Enough for 20,000 steps a second, which small tasks reach on two CPU cores; at least
+    a tenth and at most half of the budget.
+    """
+    candidates = 1 + sum(
+        len(BASELINES[name].learning_rates) for name in suite.baselines
+    )
+    steps = candidates * sum(cell.horizon * len(cell.seeds) for cell in suite.cells)
+    return min(max(steps / 20_000, 0.1 * budget), 0.5 * budget)
 
 
 def _locate(
@@ -382,8 +420,10 @@ def _summary(
 
 
 def _describe(config: TrainConfig) -> str:
+    tables = (config.task,) if isinstance(config.task, dict) else config.task
+    tasks = [str(t.get("name", t.get("family", t.get("suite")))) for t in tables]
     return (
-        f"{config.optimizer.get('arch')} on {config.task.get('family')}, "
+        f"{config.optimizer.get('arch')} on {', '.join(tasks)}, "
         f"{config.outer.steps:,} outer steps, {config.estimator.pairs} pairs"
     )
 

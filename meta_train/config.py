@@ -1,15 +1,16 @@
 """The configuration of a meta-training run. Imports no jax: it parses in an instant.
 
-A config is a TOML file of the tables below; what it leaves out has the value given
-here. Tables that choose between things (`optimizer`, `task`, `schedule`, `meta_loss`)
-name one and give its fields beside the name; they are checked against its class when
-the run is built.
+A config is a TOML file of the tables below, or a Python file that makes a `TrainConfig`
+named `config`; what it leaves out has the value given here. Tables that choose between
+things (`optimizer`, `task`, `schedule`) name one and give its fields beside the name;
+they are checked against its class when the run is built.
 """
 
 import dataclasses
 import re
+import runpy
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -22,26 +23,48 @@ from l2o.config import (
     require_positive,
     require_positive_int,
     require_range,
+    to_dict,
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class EstimatorConfig:
-    """How the meta-gradient is estimated.
+    """How the meta-gradient is estimated: a method, a span of problems, a credit.
+
+    | known as | method | credit | span |
+    |---|---|---|---|
+    | full ES | evolution | fresh | problem |
+    | truncated ES | evolution | fresh | window |
+    | PES | evolution | persistent | window |
+    | noise-reuse ES | evolution | reused | window |
+    | truncated backpropagation | backpropagation | | window |
+    | the whole gradient | backpropagation | | problem |
+    | ES and backpropagation, by variance | mixture | | window or problem |
 
     Attributes:
-        credit: `persistent` (PES) or `fresh` (truncated ES).
+        method: what is made of unrolls.
+        credit: of evolution strategies: which noise a window is credited to; by default
+            persistent. Other methods have none.
+        span: what an estimate unrolls: a window of each problem, or all of it.
         sigma: deviation of the perturbation of theta.
-        pairs: antithetic pairs.
+        sigma_of: other deviations, by patterns of tensors of theta like `"lstm/*"`.
+        difference: of evolution strategies: the raw difference of losses, or its sign.
+        pairs: antithetic pairs; problems, for backpropagation.
         block: pairs computed together; part of what a run's bits depend on.
-        window: inner steps per meta-gradient.
+        window: inner steps that are unrolled at a time.
+        stagger: the first problems end early, by a random share of at most this.
     """
 
-    credit: Literal["persistent", "fresh"] = "persistent"
+    method: Literal["evolution", "backpropagation", "mixture"] = "evolution"
+    credit: Literal["fresh", "persistent", "reused"] | None = None
+    span: Literal["window", "problem"] = "window"
     sigma: float = 0.01
+    sigma_of: dict[str, float] = dataclasses.field(default_factory=dict)
+    difference: Literal["raw", "sign"] = "raw"
     pairs: int = 8
     block: int = 4
     window: int = 50
+    stagger: float = 0.0
 
     def __post_init__(self) -> None:
         require_positive("sigma", self.sigma)
@@ -51,19 +74,42 @@ class EstimatorConfig:
             raise ValueError(
                 f"pairs must be a multiple of block, got {self.pairs} and {self.block}"
             )
+        require_range("stagger", self.stagger, 0.0, 1.0)
+        if self.method != "evolution":
+            if self.credit is not None:
+                raise ValueError(
+                    f"credit must be left out with the method {self.method}, "
+                    f"got {self.credit!r}"
+                )
+            if self.difference != "raw":
+                raise ValueError(
+                    f"difference must be raw with the method {self.method}, "
+                    f"got {self.difference!r}"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
 class OuterConfig:
-    """The outer loop: Adam on the elementwise clipped meta-gradient, cosine decay.
+    """The outer loop, but for its optimizer's own arguments.
+
+    The meta-gradient is clipped and given to the outer optimizer, whose learning rate
+    is warmed up linearly and falls along half a cosine.
 
     Attributes:
         steps: outer steps in all.
         steps_per_dispatch: outer steps in one compiled call; divides `steps`.
-        learning_rate: peak step size of Adam.
-        clip: each entry of the meta-gradient is cut to -clip..clip.
+        learning_rate: peak step size of the outer optimizer.
+        clip: each entry of the meta-gradient is cut to -clip..clip; 0 does not clip.
+        clip_norm: the meta-gradient is scaled down to this norm; 0 does not clip.
         warmup: outer steps of linear warm-up from zero.
         final_fraction: step size at the end, as a fraction of the peak.
+        freeze: patterns of tensors of theta, like `"lstm/*"`, that stay as they are.
+        average: decay of the exponential average of theta that is the result of the
+            run; until it is 1 / (1 - decay) steps long, the plain mean. 0: no average.
+        families_per_step: how many families an outer step uses, drawn by weight and
+            without replacement; 0 uses all, weighted.
+        balance: decay of the running norm that each family's meta-gradient is divided
+            by, so that none counts more than another. 0: they are left as they are.
         max_skipped: the run stops after so many outer steps in a row without a single
             finite meta-loss.
     """
@@ -72,23 +118,59 @@ class OuterConfig:
     steps_per_dispatch: int = 10
     learning_rate: float = 1e-3
     clip: float = 3.0
+    clip_norm: float = 0.0
     warmup: int = 0
     final_fraction: float = 1.0
+    freeze: tuple[str, ...] = ()
+    average: float = 0.0
+    families_per_step: int = 0
+    balance: float = 0.0
     max_skipped: int = 100
 
     def __post_init__(self) -> None:
         for name in ("steps", "steps_per_dispatch", "max_skipped"):
             require_positive_int(name, getattr(self, name))
-        for name in ("learning_rate", "clip"):
-            require_positive(name, getattr(self, name))
+        require_positive("learning_rate", self.learning_rate)
+        for name in ("clip", "clip_norm"):
+            require_range(name, getattr(self, name), 0.0, 1e30)
         # Something must be left for the decay.
         require_range("warmup", self.warmup, 0, self.steps - 1)
         require_range("final_fraction", self.final_fraction, 0.0, 1.0)
+        for name in ("average", "balance"):
+            require_range(name, getattr(self, name), 0.0, 1.0 - 1e-9)
+        require_range("families_per_step", self.families_per_step, 0, 10**6)
         if self.steps % self.steps_per_dispatch:
             raise ValueError(
                 "steps must be a multiple of steps_per_dispatch, "
                 f"got {self.steps} and {self.steps_per_dispatch}"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationConfig:
+    """Choosing the best theta rather than the last.
+
+    Attributes:
+        suite: what theta is judged on; empty for nothing.
+        every: outer steps between judgements; a multiple of `steps_per_dispatch`.
+    """
+
+    suite: str = ""
+    every: int = 500
+
+    def __post_init__(self) -> None:
+        require_positive_int("every", self.every)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    """Where metrics go besides JSON lines and TensorBoard.
+
+    Attributes:
+        wandb: project of Weights & Biases; empty for none.
+    """
+
+    wandb: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,26 +199,39 @@ class TrainConfig:
         name: of the run and of the optimizer it makes.
         seed: of everything random.
         optimizer: `arch`, and the fields of that architecture.
-        task: `family`, where it has one `data`, and the fields of that family.
+        warm_start: a released optimizer or a directory to take the first theta from;
+            empty to draw it.
+        task: a table with `family`, where it has one `data`, and the fields of that
+            family; or a list of such tables, each with a `name` and a `weight` if they
+            are not to be the family's and 1; or a table with `suite`, whose cells'
+            families are meant.
         schedule: `kind`, and the fields of that truncation schedule.
-        meta_loss: `kind`, and the fields of that meta-loss.
+        meta_loss: the fields of `meta_train.meta_loss.MetaLoss`.
         estimator: how the meta-gradient is estimated.
         outer: the outer loop.
+        outer_optimizer: `name`, that of an optax function with a `learning_rate`, and
+            its other arguments.
+        validation: when and how the best theta is chosen.
         checkpoint: when the state is saved.
+        log: where metrics go.
         suite: what to evaluate the result on; empty for nothing.
     """
 
     name: str
     optimizer: dict[str, Any]
-    task: dict[str, Any]
+    task: dict[str, Any] | tuple[dict[str, Any], ...]
     schedule: dict[str, Any]
-    meta_loss: dict[str, Any] = dataclasses.field(
-        default_factory=lambda: {"kind": "mean"}
-    )
+    meta_loss: dict[str, Any] = dataclasses.field(default_factory=dict)
     seed: int = 0
-    estimator: EstimatorConfig = EstimatorConfig()
+    warm_start: str = ""
+    estimator: EstimatorConfig = dataclasses.field(default_factory=EstimatorConfig)
     outer: OuterConfig = OuterConfig()
+    outer_optimizer: dict[str, Any] = dataclasses.field(
+        default_factory=lambda: {"name": "adam"}
+    )
+    validation: ValidationConfig = ValidationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
     suite: str = ""
 
     def __post_init__(self) -> None:
@@ -145,6 +240,14 @@ class TrainConfig:
             raise ValueError(
                 "name must be a file name of letters, digits and _.+-, "
                 f"got {self.name!r}"
+            )
+        if (
+            self.validation.suite
+            and self.validation.every % self.outer.steps_per_dispatch
+        ):
+            raise ValueError(
+                "validation.every must be a multiple of outer.steps_per_dispatch, got "
+                f"{self.validation.every} and {self.outer.steps_per_dispatch}"
             )
 
 
@@ -165,7 +268,8 @@ def load(source: str, overrides: Iterable[str] = ()) -> TrainConfig:
     """Reads a config.
 
     Args:
-        source: the name of a packaged config or the path of a TOML file.
+        source: the name of a packaged config, the path of a TOML file, or that of a
+            Python file, which is run: it is the caller's own program.
         overrides: assignments like `outer.steps=100`, applied in order.
 
     Returns:
@@ -174,14 +278,29 @@ def load(source: str, overrides: Iterable[str] = ()) -> TrainConfig:
     Raises:
         ValueError: no such config, not TOML, or a field that is unknown or wrong.
     """
-    text = _read(source)
-    try:
-        mapping: Mapping[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{source}: a config must be TOML: {error}") from error
+    mapping = _run(source) if source.endswith(".py") else _parse(source)
     for assignment in overrides:
         mapping = override(mapping, assignment)
     return build(TrainConfig, mapping, where=f"config {source}")
+
+
+def _run(source: str) -> dict[str, Any]:
+    if not Path(source).is_file():
+        raise ValueError(f"a config must be a file that exists, got {source!r}")
+    config = runpy.run_path(source).get("config")
+    if not isinstance(config, TrainConfig):
+        raise ValueError(
+            f"{source}: a Python config must make a TrainConfig named config, "
+            f"got {type(config).__name__}"
+        )
+    return to_dict(config)
+
+
+def _parse(source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(_read(source))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{source}: a config must be TOML: {error}") from error
 
 
 def _folder() -> Traversable:
@@ -194,7 +313,7 @@ def _read(source: str) -> str:
     path = Path(source)
     if not path.is_file():
         raise ValueError(
-            f"a config must be one of {', '.join(names())} or a TOML file, "
+            f"a config must be one of {', '.join(names())}, or a TOML or Python file, "
             f"got {source!r}{nearest(source, names())}"
         )
     try:

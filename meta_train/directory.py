@@ -5,6 +5,7 @@ checkpoints/     step_N: the whole outer state after N outer steps
 metrics.jsonl    a line per dispatch; part of what a resumed run reproduces
 timing.jsonl     a line per dispatch: how long it took
 tensorboard/     the metrics as TensorBoard events
+best/            with validation: the best theta so far, for `l2o.load`
 optimizer/       the result, for `l2o.load`
 report/          its evaluation
 """
@@ -53,6 +54,10 @@ class RunDirectory:
         return self.path / "tensorboard"
 
     @property
+    def best(self) -> Path:
+        return self.path / "best"
+
+    @property
     def optimizer(self) -> Path:
         return self.path / "optimizer"
 
@@ -86,6 +91,7 @@ class RunDirectory:
             self.metrics,
             self.timing,
             self.tensorboard,
+            self.best,
             self.optimizer,
             self.report,
         ):

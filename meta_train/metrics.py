@@ -1,17 +1,20 @@
-"""Metrics of a run on disk: JSON lines and TensorBoard events."""
+"""Metrics of a run: JSON lines and TensorBoard events on disk, Weights & Biases."""
 
+import importlib
 import json
 import math
 import os
 import socket
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from tensorboardX import RecordWriter
 from tensorboardX.proto import event_pb2, summary_pb2
 
+from l2o.config import config_hash
 from meta_train.outer import OuterMetrics
 
 
@@ -21,19 +24,67 @@ _SessionLog: Any = vars(event_pb2)["SessionLog"]
 _Summary: Any = vars(summary_pb2)["Summary"]
 
 
-def summarise(step: int, metrics: OuterMetrics) -> dict[str, Any]:
+def summarise(step: int, metrics: OuterMetrics, names: Sequence[str]) -> dict[str, Any]:
     """One row for the outer steps of a dispatch, the last of which made `step`.
 
-    Means of the losses and norms, sums of the counts. Not finite becomes None.
+    Means of the losses and norms over the outer steps that have one, sums of the
+    counts. Not finite becomes None.
+
+    Args:
+        step: outer steps made.
+        metrics: of the dispatch, with a leading axis of outer steps.
+        names: of the families.
     """
-    row: dict[str, Any] = {"step": step}
-    for name in ("meta_loss", "gradient_norm"):
-        mean = float(np.mean(getattr(metrics, name)))
-        row[name] = mean if math.isfinite(mean) else None
-    for name in ("valid", "non_finite", "restarts"):
-        row[name] = int(np.sum(getattr(metrics, name)))
-    row["skipped"] = int(metrics.skipped[-1])
+    row: dict[str, Any] = {
+        "step": step,
+        "meta_loss": _mean(metrics.meta_loss),
+        "gradient_norm": _mean(metrics.gradient_norm),
+        "skipped": int(metrics.skipped[-1]),
+    }
+    counts = ("valid", "non_finite", "restarts")
+    families = metrics.families
+    for name in counts:
+        row[name] = int(np.sum(getattr(families, name)))
+    row["families"] = {}
+    for i, family in enumerate(names):
+        used = np.asarray(families.used)[:, i] == 1
+        row["families"][family] = {
+            "meta_loss": _mean(np.asarray(families.meta_loss)[used, i]),
+            "gradient_norm": _mean(np.asarray(families.gradient_norm)[used, i]),
+            **{n: int(np.sum(np.asarray(getattr(families, n))[:, i])) for n in counts},
+            "updates": int(np.sum(used)),
+        }
     return row
+
+
+def _mean(values: Any) -> float | None:
+    """The mean; None where there is nothing, or something is not finite."""
+    mean = float(np.mean(values)) if np.size(values) else math.nan
+    return mean if math.isfinite(mean) else None
+
+
+def flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of a row by their paths, like `families/quadratic/meta_loss`."""
+    found: dict[str, float] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}/")
+        elif value is not None:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+class Log(Protocol):
+    """Where rows go."""
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Adds a row."""
+
+    def sync(self) -> Any:
+        """Lets readers see all rows."""
+
+    def close(self) -> None:
+        """Ends it."""
 
 
 class JsonLines:
@@ -97,8 +148,8 @@ class TensorBoard:
         """Adds every number of a row under its name."""
         values = [
             _Summary.Value(tag=name, simple_value=value)
-            for name, value in row.items()
-            if name != "step" and value is not None
+            for name, value in flat(row).items()
+            if name != "step"
         ]
         self._write(step=row["step"], summary=_Summary(value=values))
 
@@ -113,3 +164,45 @@ class TensorBoard:
     def _write(self, **content: Any) -> None:
         event = _Event(wall_time=time.time(), **content)
         self._writer.write(event.SerializeToString())
+
+
+class WandB:
+    """A run of Weights & Biases; what is resumed goes on in the same one."""
+
+    def __init__(self, project: str, name: str, config: dict[str, Any]) -> None:
+        """Begins or continues the run.
+
+        Args:
+            project: where it is listed.
+            name: of the run.
+            config: of the run; its hash and the name are the run's identity.
+
+        Raises:
+            ValueError: the package is not installed.
+        """
+        try:
+            wandb = importlib.import_module("wandb")
+        except ImportError as error:
+            raise ValueError(
+                "log.wandb needs the package wandb, which is not installed: "
+                "pip install wandb"
+            ) from error
+        self._run: Any = wandb.init(
+            project=project,
+            name=name,
+            id=f"{name}-{config_hash(config)[:16]}",
+            resume="allow",
+            config=config,
+        )
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Adds every number of a row under its path."""
+        values = flat(row)
+        self._run.log(values, step=int(values.pop("step")))
+
+    def sync(self) -> None:
+        """Nothing to do: rows are sent as they come."""
+
+    def close(self) -> None:
+        """Ends the run."""
+        self._run.finish()

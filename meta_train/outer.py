@@ -1,4 +1,4 @@
-"""One pure outer step: estimate a meta-gradient, move theta."""
+"""One pure outer step: estimate a meta-gradient on every family, move theta."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -8,43 +8,100 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from l2o.learned.base import LearnedOptimizer
+from l2o.learned.base import LearnedOptimizer, Theta, unflatten
 from meta_train.config import OuterConfig
-from meta_train.estimators.base import GradientEstimator
+from meta_train.estimators.base import GradientEstimator, MetaGradient, fixed_order_sum
+from meta_train.perturb import by_tensor
 
 
 class OuterState(NamedTuple):
     """All that changes during meta-training: saved whole, resumed bit for bit."""
 
     theta: jax.Array  # [size], the flat meta-parameters
+    average: Any  # [size], their exponential average; () where there is none
     opt_state: Any  # the outer optimizer's
-    particles: Any  # the estimator's: inner problems, accumulated noise
+    particles: tuple[Any, ...]  # of each family's estimator: problems, noise
+    square: jax.Array  # [families], running mean of the meta-gradient's squared norm
+    uses: jax.Array  # [families], int32: meta-gradients in that mean
     key: jax.Array  # of the run; outer step n uses fold_in(key, n)
     step: jax.Array  # shape=(), int32: outer steps made
     skipped: jax.Array  # shape=(), int32: the last steps in a row that left theta alone
 
 
-class OuterMetrics(NamedTuple):
-    """What an outer step reports; scalars."""
+class FamilyMetrics(NamedTuple):
+    """What each family did in an outer step; every array is `[families]`."""
 
-    meta_loss: jax.Array  # mean normalised training loss over windows and particles
-    gradient_norm: jax.Array  # of the meta-gradient before clipping
+    meta_loss: jax.Array  # mean over the particles that are finite; NaN if not used
+    gradient_norm: jax.Array  # of its meta-gradient; NaN if not used
     valid: jax.Array  # contributions that counted
-    non_finite: jax.Array  # contributions left out
+    non_finite: jax.Array  # units with something that is not finite
     restarts: jax.Array  # problems begun
+    used: jax.Array  # int32: whether it took part
+
+
+class OuterMetrics(NamedTuple):
+    """What an outer step reports; scalars but for `families`."""
+
+    meta_loss: jax.Array  # weighted mean over the families that were used
+    gradient_norm: jax.Array  # of the meta-gradient before clipping
     skipped: jax.Array  # outer steps in a row, up to this one, that left theta alone
+    inner_steps: jax.Array  # int32: made in this outer step
+    families: FamilyMetrics
 
 
-def outer_optimizer(config: OuterConfig) -> optax.GradientTransformation:
-    """The transformation of the meta-gradient that `config` describes."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if config.warmup else config.learning_rate,
-        peak_value=config.learning_rate,
-        warmup_steps=config.warmup,
-        decay_steps=config.steps,
-        end_value=config.final_fraction * config.learning_rate,
-    )
-    return optax.chain(optax.clip(config.clip), optax.adam(schedule))
+@dataclasses.dataclass(frozen=True)
+class FamilyMix:
+    """How families share an outer step.
+
+    Attributes:
+        names: of the families.
+        weights: of each; positive.
+        per_step: how many an outer step uses, drawn without replacement with
+            probabilities that go as the weights. All of them: each has its weight.
+        balance: decay of the running mean square of each family's meta-gradient, whose
+            root it is divided by; 0 leaves meta-gradients as they are.
+    """
+
+    names: tuple[str, ...]
+    weights: tuple[float, ...]
+    per_step: int
+    balance: float = 0.0
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether every outer step uses every family."""
+        return self.per_step == len(self.names)
+
+    def draw(self, key: jax.Array) -> jax.Array:
+        """Which families an outer step uses, bool `[families]`."""
+        if self.takes_all:
+            return jnp.ones((len(self.names),), bool)
+        # The largest of log w + Gumbel noise are a weighted sample (Vieira 2014).
+        logits = jnp.log(jnp.array(self.weights))
+        keys = logits + jax.random.gumbel(key, logits.shape)
+        _, chosen = jax.lax.top_k(keys, self.per_step)
+        return jnp.zeros(logits.shape, bool).at[chosen].set(True)
+
+    def combine(
+        self, gradients: jax.Array, meta_losses: jax.Array, counted: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Weighted means over the families that count.
+
+        Args:
+            gradients: `[families, size]`.
+            meta_losses: `[families]`.
+            counted: bool `[families]`.
+
+        Returns:
+            The meta-gradient, 0 where no family counts, and the meta-loss, NaN there.
+        """
+        weights = jnp.array(self.weights if self.takes_all else [1.0] * len(self.names))
+        weights = jnp.where(counted, weights, 0.0)
+        total = jnp.sum(weights)
+        rows = jnp.where(counted[:, None], weights[:, None] * gradients, 0.0)
+        gradient = fixed_order_sum(rows) / jnp.where(total > 0.0, total, 1.0)
+        losses = jnp.where(counted, weights * meta_losses, 0.0)
+        return gradient, jnp.sum(losses) / total
 
 
 @jax.tree_util.register_dataclass
@@ -53,61 +110,105 @@ class OuterTrainer:
     """Meta-training as a pure function of its state; a pytree whose leaves are data.
 
     Attributes:
-        estimator: gives the meta-gradient.
+        estimators: one a family, each gives its meta-gradient.
+        mix: how families share an outer step.
         lopt: the architecture that theta belongs to.
+        tx: moves theta along the meta-gradient; any optax transformation of one flat
+            vector.
         config: of the outer loop.
     """
 
-    estimator: GradientEstimator
+    estimators: tuple[GradientEstimator, ...]
+    mix: FamilyMix = dataclasses.field(metadata={"static": True})
     lopt: LearnedOptimizer = dataclasses.field(metadata={"static": True})
+    tx: optax.GradientTransformation = dataclasses.field(metadata={"static": True})
     config: OuterConfig = dataclasses.field(metadata={"static": True})
 
-    def init(self, key: jax.Array) -> OuterState:
-        """The state before the first outer step."""
+    def init(self, key: jax.Array, theta: Theta | None = None) -> OuterState:
+        """The state before the first outer step.
+
+        Args:
+            key: of the run.
+            theta: to begin with, in the place of one that is drawn.
+        """
         theta_key, particle_key, run_key = jax.random.split(key, 3)
-        theta, _ = ravel_pytree(self.lopt.init_theta(theta_key))
+        drawn = self.lopt.init_theta(theta_key) if theta is None else theta
+        flat, _ = ravel_pytree(drawn)
+        families = len(self.estimators)
         return OuterState(
-            theta=theta,
-            opt_state=outer_optimizer(self.config).init(theta),
-            particles=self.estimator.init(theta, particle_key),
+            theta=flat,
+            average=flat if self.config.average else (),
+            opt_state=self.tx.init(flat),
+            particles=tuple(
+                estimator.init(flat, jax.random.fold_in(particle_key, i))
+                for i, estimator in enumerate(self.estimators)
+            ),
+            square=jnp.zeros((families,)),
+            uses=jnp.zeros((families,), jnp.int32),
             key=run_key,
             step=jnp.zeros((), jnp.int32),
             skipped=jnp.zeros((), jnp.int32),
         )
 
+    def result(self, state: OuterState) -> Theta:
+        """The meta-parameters that the run has arrived at: averaged, if it averages."""
+        flat = state.average if self.config.average else state.theta
+        return unflatten(self.lopt, flat)
+
     def step(self, state: OuterState) -> tuple[OuterState, OuterMetrics]:
         """One outer step.
 
-        A meta-gradient without a single valid contribution, or that is not finite after
-        all, leaves theta and the outer optimizer bitwise as they were.
+        A family without a single valid contribution, or whose meta-gradient is not
+        finite after all, does not count; where none counts, theta, its average and the
+        outer optimizer are left bitwise as they were.
         """
-        estimate, particles = self.estimator.estimate(
-            state.theta,
-            state.particles,
-            jax.random.fold_in(state.key, state.step),
-            state.step,
+        key = jax.random.fold_in(state.key, state.step)
+        used = self.mix.draw(jax.random.fold_in(key, len(self.estimators)))
+        estimates, particles = [], []
+        for i, estimator in enumerate(self.estimators):
+            estimate, moved = self._estimate(
+                estimator,
+                state,
+                state.particles[i],
+                jax.random.fold_in(key, i),
+                used[i],
+            )
+            estimates.append(estimate)
+            particles.append(moved)
+        each: MetaGradient = jax.tree.map(lambda *xs: jnp.stack(xs), *estimates)
+        norms = jnp.linalg.norm(each.gradient, axis=1)
+        counted = used & (each.valid > 0) & jnp.isfinite(norms)
+        square, uses, scales = self._balanced(state, norms, counted)
+        gradient, meta_loss = self.mix.combine(
+            each.gradient / scales[:, None], each.meta_loss, counted
         )
-        tx = outer_optimizer(self.config)
-        updates, opt_state = tx.update(estimate.gradient, state.opt_state, state.theta)
-        theta = optax.apply_updates(state.theta, updates)
-        applied = (estimate.valid > 0) & jnp.all(jnp.isfinite(estimate.gradient))
-        theta, opt_state = jax.tree.map(
+        applied = jnp.any(counted)
+        theta, average, opt_state = jax.tree.map(
             lambda new, old: jnp.where(applied, new, old),
-            (theta, opt_state),
-            (state.theta, state.opt_state),
+            self._moved(state, gradient),
+            (state.theta, state.average, state.opt_state),
         )
         metrics = OuterMetrics(
-            meta_loss=estimate.meta_loss,
-            gradient_norm=jnp.linalg.norm(estimate.gradient),
-            valid=estimate.valid,
-            non_finite=estimate.non_finite,
-            restarts=estimate.restarts,
+            meta_loss=meta_loss,
+            gradient_norm=jnp.linalg.norm(gradient),
             skipped=jnp.where(applied, 0, state.skipped + 1),
+            inner_steps=jnp.sum(each.inner_steps),
+            families=FamilyMetrics(
+                meta_loss=each.meta_loss,
+                gradient_norm=jnp.where(used, norms, jnp.nan),
+                valid=each.valid,
+                non_finite=each.non_finite,
+                restarts=each.restarts,
+                used=used.astype(jnp.int32),
+            ),
         )
         state = OuterState(
             theta=theta,
+            average=average,
             opt_state=opt_state,
-            particles=particles,
+            particles=tuple(particles),
+            square=square,
+            uses=uses,
             key=state.key,
             step=state.step + 1,
             skipped=metrics.skipped,
@@ -126,3 +227,68 @@ class OuterTrainer:
             None,
             length=self.config.steps_per_dispatch,
         )
+
+    def _estimate(
+        self,
+        estimator: GradientEstimator,
+        state: OuterState,
+        particles: Any,
+        key: jax.Array,
+        used: jax.Array,
+    ) -> tuple[MetaGradient, Any]:
+        """The meta-gradient of one family; zeros, at no cost, if it is not used."""
+
+        def run(particles: Any) -> tuple[MetaGradient, Any]:
+            return estimator.estimate(state.theta, particles, key, state.step)
+
+        if self.mix.takes_all:
+            return run(particles)
+
+        def rest(particles: Any) -> tuple[MetaGradient, Any]:
+            zero = jnp.zeros((), jnp.int32)
+            nothing = MetaGradient(
+                gradient=jnp.zeros_like(state.theta),
+                meta_loss=jnp.float32(jnp.nan),
+                valid=zero,
+                non_finite=zero,
+                restarts=zero,
+                inner_steps=zero,
+            )
+            return nothing, particles
+
+        return jax.lax.cond(used, run, rest, particles)
+
+    def _balanced(
+        self, state: OuterState, norms: jax.Array, counted: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The next running squares and counts, and what to divide by; `[families]`."""
+        decay = self.mix.balance
+        if decay == 0.0:
+            return state.square, state.uses, jnp.ones_like(norms)
+        square = decay * state.square + (1.0 - decay) * norms**2
+        square = jnp.where(counted, square, state.square)
+        uses = state.uses + counted
+        corrected = square / (1.0 - decay ** jnp.maximum(uses, 1))
+        # Of entries and not of the whole: clipping works on entries.
+        root = jnp.sqrt(corrected / state.theta.size)
+        return square, uses, jnp.where(root > 0.0, root, 1.0)
+
+    def _moved(self, state: OuterState, gradient: jax.Array) -> Any:
+        """Theta, its average and the outer optimizer's state after a step."""
+        frozen = tuple((pattern, 0.0) for pattern in self.config.freeze)
+        free = by_tensor(self.lopt, 1.0, frozen) > 0.0 if frozen else None
+        if free is not None:
+            gradient = jnp.where(free, gradient, 0.0)
+        updates, opt_state = self.tx.update(gradient, state.opt_state, state.theta)
+        theta: Any = optax.apply_updates(state.theta, updates)
+        if free is not None:
+            # Weight decay would move it even so.
+            theta = jnp.where(free, theta, state.theta)
+        average = state.average
+        if self.config.average:
+            # As many steps as there were count alike, until there are enough.
+            fresh = 1.0 - jnp.minimum(
+                self.config.average, state.step / (state.step + 1.0)
+            )
+            average = average + fresh * (theta - average)
+        return theta, average, opt_state

@@ -1,12 +1,81 @@
 """Antithetic perturbation: the one place where the formula stands."""
 
+import dataclasses
+import fnmatch
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
+from l2o.config import nearest, require_positive, require_range
+from l2o.learned.base import LearnedOptimizer
 
-def sample_noise(key: jax.Array, size: int, sigma: float) -> jax.Array:
-    """Isotropic Gaussian noise of deviation `sigma`, shape `[size]`."""
-    return sigma * jax.random.normal(key, (size,))
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian:
+    r"""Noise $N(0, \mathrm{diag}(\sigma^2))$ on theta: isotropic, or by tensor.
+
+    Attributes:
+        sigma: deviation, in units of theta.
+        tensors: (pattern, deviation) of tensors with another one; 0 leaves a tensor
+            as it is. A pattern is matched against paths like `lstm/w0`, with `*` for
+            anything; the last that matches counts.
+    """
+
+    sigma: float = 0.01
+    tensors: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        require_positive("sigma", self.sigma)
+        for pattern, sigma in self.tensors:
+            require_range(f"sigma of {pattern}", sigma, 0.0, 1e6)
+
+    def deviations(self, lopt: LearnedOptimizer) -> jax.Array:
+        """A scalar, or `[size]` where tensors differ."""
+        if not self.tensors:
+            return jnp.float32(self.sigma)
+        return by_tensor(lopt, self.sigma, self.tensors)
+
+    def sample(self, lopt: LearnedOptimizer, key: jax.Array, size: int) -> jax.Array:
+        """Draws noise, shape `[size]`."""
+        return self.deviations(lopt) * jax.random.normal(key, (size,))
+
+    def precision(self, lopt: LearnedOptimizer) -> jax.Array:
+        r"""$1 / \sigma^2$, shaped as `deviations`; 0 where there is no noise."""
+        variance = self.deviations(lopt) ** 2
+        return jnp.where(variance > 0.0, 1.0 / jnp.maximum(variance, 1e-30), 0.0)
+
+
+def by_tensor(
+    lopt: LearnedOptimizer, default: float, values: Sequence[tuple[str, float]]
+) -> jax.Array:
+    """A vector `[size of theta]` that is constant on every tensor.
+
+    Args:
+        lopt: the architecture.
+        default: value of the tensors that no pattern matches.
+        values: (pattern, value); the last pattern that matches a tensor's path counts.
+
+    Raises:
+        ValueError: a pattern matches nothing.
+    """
+    shapes = jax.eval_shape(lopt.init_theta, jax.random.key(0))
+    leaves = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree.leaves_with_path(shapes)
+    }
+    for pattern, _ in values:
+        if not any(fnmatch.fnmatchcase(path, pattern) for path in leaves):
+            raise ValueError(
+                f"a pattern must match a tensor of theta, one of {', '.join(leaves)}, "
+                f"got {pattern!r}{nearest(pattern, leaves)}"
+            )
+    parts = []
+    for path, leaf in leaves.items():
+        matches = [v for pattern, v in values if fnmatch.fnmatchcase(path, pattern)]
+        value = matches[-1] if matches else default
+        parts.append(jnp.full((leaf.size,), value, jnp.float32))
+    return jnp.concatenate(parts)
 
 
 def antithetic_points(theta: jax.Array, noise: jax.Array) -> jax.Array:
@@ -15,7 +84,7 @@ def antithetic_points(theta: jax.Array, noise: jax.Array) -> jax.Array:
 
 
 def antithetic_gradient(
-    credit: jax.Array, loss_plus: jax.Array, loss_minus: jax.Array, sigma: float
+    credit: jax.Array, difference: jax.Array, precision: jax.Array
 ) -> jax.Array:
     r"""One pair's contribution to the meta-gradient.
 
@@ -28,11 +97,11 @@ def antithetic_gradient(
 
     Args:
         credit: `[size]`.
-        loss_plus: scalar, the loss at theta + noise.
-        loss_minus: scalar, the loss at theta - noise.
-        sigma: deviation of the noise.
+        difference: scalar, the loss at theta + noise less that at theta - noise, or
+            what is made of it.
+        precision: `[size]` or scalar, 1 / sigma^2.
 
     Returns:
         `[size]`; the mean over pairs is the estimate.
     """
-    return credit * ((loss_plus - loss_minus) / (2.0 * sigma**2))
+    return credit * (0.5 * difference * precision)

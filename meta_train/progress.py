@@ -2,9 +2,13 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
+
+
+Table = Mapping[str, Mapping[str, Any]]
+"""Rows by name, of cells by the names of their columns."""
 
 
 class Progress(Protocol):
@@ -13,8 +17,10 @@ class Progress(Protocol):
     def line(self, text: str) -> None:
         """Says something once."""
 
-    def update(self, done: int, total: int, facts: dict[str, Any]) -> None:
-        """Says how far it is: `done` of `total`, and numbers by name."""
+    def update(
+        self, done: int, total: int, facts: dict[str, Any], table: Table | None = None
+    ) -> None:
+        """Says how far it is: `done` of `total`, numbers by name, and a table."""
 
 
 class Quiet:
@@ -23,8 +29,10 @@ class Quiet:
     def line(self, text: str) -> None:
         del text
 
-    def update(self, done: int, total: int, facts: dict[str, Any]) -> None:
-        del done, total, facts
+    def update(
+        self, done: int, total: int, facts: dict[str, Any], table: Table | None = None
+    ) -> None:
+        del done, total, facts, table
 
 
 class PlainLines:
@@ -39,7 +47,10 @@ class PlainLines:
     def line(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    def update(self, done: int, total: int, facts: dict[str, Any]) -> None:
+    def update(
+        self, done: int, total: int, facts: dict[str, Any], table: Table | None = None
+    ) -> None:
+        del table  # Too wide for a line.
         now = time.monotonic()
         if self._first is None:
             self._first, self._start = done, now
@@ -52,31 +63,59 @@ class PlainLines:
         self.line(f"{done}/{total}{left}: {numbers}")
 
 
-class Bar:
-    """A progress bar with rate and time left: for terminals."""
+class Live:
+    """A progress bar with rate and time left, and a table: for terminals."""
 
-    def __init__(self, bar: Any, task: Any) -> None:
+    def __init__(self, bar: Any, task: Any, live: Any) -> None:
         self._bar = bar
         self._task = task
+        self._live = live
 
     def line(self, text: str) -> None:
-        self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._live.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def update(self, done: int, total: int, facts: dict[str, Any]) -> None:
+    def update(
+        self, done: int, total: int, facts: dict[str, Any], table: Table | None = None
+    ) -> None:
+        from rich.console import Group
+
         numbers = "  ".join(f"{k} {v}" for k, v in facts.items())
         self._bar.update(self._task, completed=done, total=total, numbers=numbers)
+        if table:
+            self._live.update(Group(_drawn(table), self._bar))
+
+
+def _drawn(table: Table) -> Any:
+    """A table of rich."""
+    from rich.table import Table as Drawn
+
+    drawn = Drawn(box=None, pad_edge=False)
+    columns = list(next(iter(table.values())))
+    drawn.add_column("")
+    for name in columns:
+        drawn.add_column(name.replace("_", " "), justify="right")
+    for name, row in table.items():
+        drawn.add_row(name, *(_cell(row[column]) for column in columns))
+    return drawn
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @contextmanager
 def progress(title: str) -> Iterator[Progress]:
-    """A bar when stderr is a terminal, plain lines when it is not."""
+    """A bar and a table when stderr is a terminal, plain lines when it is not."""
     if not sys.stderr.isatty():
         yield PlainLines()
         return
     from rich import progress as rich_progress
     from rich.console import Console
+    from rich.live import Live as RichLive
 
-    columns = (
+    bar = rich_progress.Progress(
         rich_progress.TextColumn("{task.description}"),
         rich_progress.BarColumn(),
         rich_progress.MofNCompleteColumn(),
@@ -85,5 +124,6 @@ def progress(title: str) -> Iterator[Progress]:
         rich_progress.TimeRemainingColumn(),
         rich_progress.TextColumn("{task.fields[numbers]}"),
     )
-    with rich_progress.Progress(*columns, console=Console(stderr=True)) as bar:
-        yield Bar(bar, bar.add_task(title, total=None, numbers=""))
+    task = bar.add_task(title, total=None, numbers="")
+    with RichLive(bar, console=Console(stderr=True), refresh_per_second=4) as live:
+        yield Live(bar, task, live)

@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import optax
 
 from l2o.learned.base import LearnedOptimizer, Theta
-from tasks.base import TaskFamily
+from tasks.base import Split, Task, TaskFamily
+
+
+class Problem(NamedTuple):
+    """A new inner problem, whatever optimizer it is given to."""
+
+    spec: Any  # which task of the family
+    params: Any  # the task's initial parameters
+    memory: Any  # what the task's source of gradients carries; mostly ()
+    key: jax.Array  # of the batches
 
 
 class UnrollState(NamedTuple):
@@ -22,33 +31,40 @@ class UnrollState(NamedTuple):
     key: jax.Array  # of the batches
 
 
-class WindowLosses(NamedTuple):
-    """Normalised losses of one problem over a window."""
-
-    train: jax.Array  # [window], on the batch of each inner step, before it
-    held_out: jax.Array  # shape=(), on a batch of `outer_valid` after the window
-
-
-def start(
-    family: TaskFamily,
-    lopt: LearnedOptimizer,
-    theta: Theta,
-    horizon: jax.Array,
-    key: jax.Array,
-) -> UnrollState:
+def draw(family: TaskFamily, key: jax.Array) -> Problem:
     """Draws a task of the family and its initial parameters."""
     spec_key, init_key, batch_key, memory_key = jax.random.split(key, 4)
     spec = family.sample(spec_key)
     task = family.task(spec)
     params = task.init(init_key)
+    memory = task.gradients.init(params, memory_key)
+    return Problem(spec=spec, params=params, memory=memory, key=batch_key)
+
+
+def start(
+    lopt: LearnedOptimizer,
+    theta: Theta,
+    problem: Problem,
+    horizon: jax.Array,
+    offset: jax.Array,
+) -> UnrollState:
+    """A problem in the hands of the optimizer that theta defines.
+
+    Args:
+        lopt: the architecture; static.
+        theta: its meta-parameters.
+        problem: from `draw`.
+        horizon: inner steps that the optimizer is told.
+        offset: how many of them count as made, so that the problem ends earlier.
+    """
     return UnrollState(
-        spec=spec,
-        params=params,
-        opt_state=lopt.with_theta(theta, num_steps=horizon).init(params),
-        memory=task.gradients.init(params, memory_key),
-        step=jnp.zeros((), jnp.int32),
+        spec=problem.spec,
+        params=problem.params,
+        opt_state=lopt.with_theta(theta, num_steps=horizon).init(problem.params),
+        memory=problem.memory,
+        step=offset,
         horizon=horizon,
-        key=batch_key,
+        key=problem.key,
     )
 
 
@@ -58,8 +74,11 @@ def unroll(
     theta: Theta,
     state: UnrollState,
     window: int,
-) -> tuple[UnrollState, WindowLosses]:
+) -> tuple[UnrollState, jax.Array]:
     """Makes `window` inner steps with the optimizer that theta defines.
+
+    Differentiated with respect to theta it holds the states of all steps, and computes
+    what lies within a step a second time.
 
     Args:
         family: the distribution that the problem is of.
@@ -70,12 +89,13 @@ def unroll(
         window: number of inner steps; static.
 
     Returns:
-        The state after the window, and the losses.
+        The state after the window, and the normalised losses `[window]` on the batch of
+        each step, before it.
     """
     task = family.task(state.spec)
     tx = lopt.with_theta(theta, num_steps=state.horizon)
     gradients = task.gradients
-    train_key, held_out_key = jax.random.split(state.key)
+    train_key = _keys(state)["train"]
 
     def body(carry: Any, step: jax.Array) -> tuple[Any, jax.Array]:
         params, opt_state, memory = carry
@@ -90,15 +110,78 @@ def unroll(
         return (params, opt_state, memory), task.normalise(loss)
 
     (params, opt_state, memory), losses = jax.lax.scan(
-        body,
+        jax.checkpoint(body, prevent_cse=False),
         (state.params, state.opt_state, state.memory),
         state.step + jnp.arange(window, dtype=jnp.int32),
     )
     step = state.step + window
-    batch_key, loss_key = jax.random.split(jax.random.fold_in(held_out_key, step))
-    # A meta-loss that does not ask for it does not pay: the compiler drops it.
-    held_out, _ = task.loss(params, loss_key, task.batch(batch_key, "outer_valid"))
     return (
         state._replace(params=params, opt_state=opt_state, memory=memory, step=step),
-        WindowLosses(train=losses, held_out=task.normalise(held_out)),
+        losses,
     )
+
+
+def unroll_windows(
+    family: TaskFamily,
+    lopt: LearnedOptimizer,
+    theta: Theta,
+    state: UnrollState,
+    window: int,
+    most: int,
+    count: jax.Array,
+) -> tuple[UnrollState, jax.Array]:
+    """Makes `count` windows of inner steps, one after another.
+
+    Args:
+        family: the distribution that the problem is of.
+        lopt: the architecture; static.
+        theta: its meta-parameters.
+        state: the problem.
+        window: number of inner steps in each; static.
+        most: `count` is at most that; static.
+        count: int32. Where problems are vmapped it must be the same for all, and not
+            vmapped: a window that is not made then costs nothing.
+
+    Returns:
+        The state after them, and losses `[most * window]`, of which those of windows
+        that were made come first.
+    """
+    if most == 1:
+        return unroll(family, lopt, theta, state, window)
+
+    def body(state: UnrollState, i: jax.Array) -> tuple[UnrollState, jax.Array]:
+        return jax.lax.cond(
+            i < count,
+            lambda state: unroll(family, lopt, theta, state, window),
+            lambda state: (state, jnp.zeros((window,))),
+            state,
+        )
+
+    state, losses = jax.lax.scan(
+        jax.checkpoint(body, prevent_cse=False),
+        state,
+        jnp.arange(most, dtype=jnp.int32),
+    )
+    return state, losses.reshape(-1)
+
+
+def fresh_losses(
+    task: Task, state: UnrollState, split: Split, samples: int
+) -> jax.Array:
+    """Normalised losses `[samples]` of a problem as it is, on batches of a split."""
+    key = jax.random.fold_in(_keys(state)[split], state.step)
+    # One sample has the key of a single evaluation.
+    keys = key[None] if samples == 1 else jax.random.split(key, samples)
+
+    def one(key: jax.Array) -> jax.Array:
+        batch_key, loss_key = jax.random.split(key)
+        loss, _ = task.loss(state.params, loss_key, task.batch(batch_key, split))
+        return task.normalise(loss)
+
+    return jax.vmap(one)(keys)
+
+
+def _keys(state: UnrollState) -> dict[str, jax.Array]:
+    """Keys of the batches: one of those to train on, one for each split to measure."""
+    train, held_out = jax.random.split(state.key)
+    return {"train": train, "outer_valid": held_out}

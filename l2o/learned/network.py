@@ -41,6 +41,7 @@ def mlp_init(key: jax.Array, sizes: Sequence[int]) -> list[dict[str, jax.Array]]
     ]
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def elementwise_mlp(
     layers: Layers,
     features: Sequence[jax.Array],
@@ -56,7 +57,9 @@ def elementwise_mlp(
     summed at their own size and broadcast once.
 
     This is the function that a hand-written kernel would replace: features and weights
-    of one tensor in, outputs at every entry out.
+    of one tensor in, outputs at every entry out. Differentiated it is products of
+    matrices: of elementwise arithmetic every weight's derivative would be a sum over
+    the tensor of its own.
 
     Args:
         layers: `{"w": [in, out], "b": [out]}` per layer.
@@ -95,6 +98,34 @@ def elementwise_mlp(
             for unit, (bias,) in enumerate(biases)
         ]
     return hidden
+
+
+@elementwise_mlp.defjvp
+def _(
+    shape: Sequence[int], primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    return jax.jvp(functools.partial(_matrix_mlp, shape=shape), primals, tangents)
+
+
+def _matrix_mlp(
+    layers: Layers,
+    features: Sequence[jax.Array],
+    scales: jax.Array,
+    *,
+    shape: Sequence[int],
+) -> list[jax.Array]:
+    """`elementwise_mlp` on the features in one array, `[features, entries]`."""
+    first = {"w": layers[0]["w"] * scales[:, None], "b": layers[0]["b"]}
+    *inner, last = [first, *layers[1:]]
+    x = jnp.stack([jnp.broadcast_to(f, shape).reshape(-1) for f in features])
+    for layer in inner:
+        x = jax.nn.relu(layer["w"].T @ x + layer["b"][:, None])
+    # Not rows of one product: the derivative of taking a row is a padded array, whose
+    # entries XLA on CPUs computes again for every row.
+    return [
+        (weights @ x + bias).reshape(shape)
+        for weights, bias in zip(last["w"].T, last["b"], strict=True)
+    ]
 
 
 def _entries(matrix: jax.Array, ndim: int) -> list[list[jax.Array]]:

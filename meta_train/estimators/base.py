@@ -15,11 +15,12 @@ class MetaGradient(NamedTuple):
     meta_loss: jax.Array  # shape=(): mean over the particles whose loss is finite
     valid: jax.Array  # shape=(), int32: contributions that counted
     non_finite: jax.Array  # shape=(), int32: contributions left out as not finite
-    restarts: jax.Array  # shape=(), int32: problems that began with this window
+    restarts: jax.Array  # shape=(), int32: problems that began with this estimate
+    inner_steps: jax.Array  # shape=(), int32: made for it, over all particles
 
 
 class GradientEstimator(abc.ABC):
-    """Estimates a meta-gradient from a window of unrolls.
+    """Estimates a meta-gradient from unrolls of one family's problems.
 
     Theta is one flat vector here: noise, credit and sums are then single arrays, and a
     collective moves one of them instead of twenty.
@@ -38,12 +39,12 @@ class GradientEstimator(abc.ABC):
     def estimate(
         self, theta: jax.Array, state: Any, key: jax.Array, outer_step: jax.Array
     ) -> tuple[MetaGradient, Any]:
-        """One window of every particle.
+        """Moves every particle on.
 
         Args:
             theta: `[size]`.
             state: from `init` or the last call.
-            key: of this outer step.
+            key: of this call.
             outer_step: int32, for schedules that move.
 
         Returns:

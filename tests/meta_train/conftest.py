@@ -2,6 +2,7 @@
 
 import pytest
 
+from meta_test.suites import SUITES, Cell, Suite
 from tests.meta_train import runs
 
 
@@ -9,6 +10,24 @@ from tests.meta_train import runs
 def one_device(monkeypatch):
     """Keeps commands that run in the tests' process from spreading over all cores."""
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
+
+
+@pytest.fixture
+def tiny_suite(monkeypatch):
+    """A suite that takes no time, beside two baselines."""
+    task = {"family": "quadratic", "dim": 4}
+    cell = Cell("bowl", "nothing", task, horizon=10, seeds=(0, 1), sampled=True)
+    suite = Suite(
+        "tiny",
+        1,
+        "a bowl",
+        (cell,),
+        num_records=5,
+        eval_batches=1,
+        baselines=("sgd", "adam"),
+    )
+    monkeypatch.setitem(SUITES, "tiny", suite)
+    return suite
 
 
 @pytest.fixture(scope="session")

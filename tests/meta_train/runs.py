@@ -68,8 +68,8 @@ class At(Lines):
         self._step = step
         self._call = call
 
-    def update(self, done, total, facts):
-        del total, facts
+    def update(self, done, total, facts, table=None):
+        del total, facts, table
         if done == self._step:
             self._call()
 
@@ -85,6 +85,7 @@ def start(
     *,
     resume: bool = False,
     progress: Any = None,
+    deadline: float | None = None,
 ) -> RunResult:
     """Runs or resumes in this process."""
     files = RunDirectory(directory)
@@ -96,6 +97,7 @@ def start(
             resume=resume,
             stop=stop,
             progress=progress or Quiet(),
+            deadline=deadline,
         )
 
 

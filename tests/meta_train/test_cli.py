@@ -16,8 +16,7 @@ import pytest
 import l2o
 from l2o.learned.facts import table
 from l2o.storage import read_manifest
-from meta_test.optimizers import baselines
-from meta_test.suites import SUITES, Cell, Suite
+from meta_test.suites import SUITES
 from meta_train import commands
 from meta_train.bench import meta_training, step
 from meta_train.cli import main
@@ -34,17 +33,6 @@ def elsewhere(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
-
-
-@pytest.fixture
-def tiny_suite(monkeypatch):
-    """A suite that takes no time, beside two baselines."""
-    task = {"family": "quadratic", "dim": 4}
-    cell = Cell("bowl", "nothing", task, horizon=10, seeds=(0, 1), sampled=True)
-    suite = Suite("tiny", 1, "a bowl", (cell,), num_records=5, eval_batches=1)
-    monkeypatch.setitem(SUITES, "tiny", suite)
-    monkeypatch.setattr(commands, "baselines", lambda names: baselines(["sgd", "adam"]))
-    return suite
 
 
 def error_of(capsys, *arguments):
@@ -110,7 +98,25 @@ def test_help(capsys):
         (["schedule.horizon=12"], "must divide the schedule's horizons, got window 5"),
         (["estimator.window=4"], "must divide the schedule's horizons, got window 4"),
         (["suite=nothing"], "a suite must be one of quick, "),
-        (["meta_loss.kind=sum"], "meta_loss.kind must be one of mean"),
+        (["meta_loss.reduce=sum"], "reduce must be one of 'mean', 'last', "),
+        (["task.suite=digits"], "task must have a suite or a family, got a suite and"),
+        (["task=[]"], "task must have at least one family, got none"),
+        (['task=[{family="quadratic", weight=-1}]'], "task[0].weight must be a finite"),
+        (["outer.families_per_step=2"], "must be at most the 1 families of task, got"),
+        (['outer.freeze=["lstm/*"]'], "outer.freeze: a pattern must match a tensor"),
+        (['estimator.sigma_of={"mlq/*"=1.0}'], "estimator.sigma_of: a pattern must"),
+        (["estimator.method=mixture", "estimator.credit=fresh"], "credit must be left"),
+        (["outer_optimizer.name=adm"], "got 'adm' (did you mean 'adam'?)"),
+        (
+            ["outer_optimizer.name=adam", "outer_optimizer.beta=1"],
+            "outer_optimizer.beta must be an argument of optax.adam, one of b1, b2, ",
+        ),
+        (["validation.suite=nothing"], "validation.suite must be one of quick, "),
+        (
+            ["validation.suite=quick", "validation.every=3"],
+            "validation.every must be a multiple of outer.steps_per_dispatch, got 3",
+        ),
+        (["warm_start=nobody"], "nobody"),
     ],
 )
 def test_a_wrong_config_leaves_no_trace(capsys, config, elsewhere, overrides, message):
@@ -121,11 +127,21 @@ def test_a_wrong_config_leaves_no_trace(capsys, config, elsewhere, overrides, me
     assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.parametrize("budget", ["30", "m", "-1m", "0s", "1d"])
+def test_a_wrong_budget(capsys, config, elsewhere, budget):
+    status, error = error_of(capsys, "train", config, f"--budget={budget}")
+    assert status == 1
+    assert error == f"--budget must be a time like 90s, 30m or 2h, got {budget!r}"
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_no_such_config(capsys):
     status, error = error_of(capsys, "train", "smal")
     assert status == 1
     assert error.startswith("a config must be one of ")
-    assert error.endswith("or a TOML file, got 'smal' (did you mean 'small'?)")
+    assert error.endswith(
+        "or a TOML or Python file, got 'smal' (did you mean 'small'?)"
+    )
 
 
 @pytest.mark.parametrize("out", ["file", "file/run", "/proc/no/run"])
@@ -246,6 +262,29 @@ def test_training_evaluation_and_a_signal_between(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == "the run in runs/tiny is finished, nothing to resume\n"
+
+
+def test_a_budget_stops_in_time_and_still_evaluates(
+    capsys, config, reference, elsewhere, tiny_suite, monkeypatch
+):
+    command = ["train", str(config), "--set", "suite=tiny", "--out", "run", "--json"]
+    # As much is left for the evaluation as there is.
+    monkeypatch.setattr(commands, "_reserve", lambda suite, budget: budget)
+    assert main([*command, "--budget", "2h"]) == 0
+    captured = capsys.readouterr()
+    summary = json.loads(captured.out)
+    assert (summary["finished"], summary["outer_steps"]) == (False, 0)
+    assert summary["report"]["rows"][0]["contender"] == "tiny"
+    assert "the budget of 2h ends the run at outer step 0 of 12" in captured.err
+    assert "to continue: l2o train --resume --out run" in captured.err
+
+
+def test_what_a_budget_leaves_for_the_evaluation(tiny_suite):
+    # 13 rates of SGD and 11 of Adam and the optimizer, 2 seeds of 10 steps.
+    steps = 25 * 2 * 10
+    assert commands._reserve(tiny_suite, 0.1) == pytest.approx(steps / 20_000)
+    assert commands._reserve(tiny_suite, 3600.0) == 360.0
+    assert commands._reserve(tiny_suite, 0.01) == 0.005
 
 
 def test_evaluation(capsys, reference, elsewhere, tiny_suite, monkeypatch):

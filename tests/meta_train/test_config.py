@@ -35,6 +35,23 @@ def test_the_default_is_packaged():
     assert configs.DEFAULT in configs.names()
 
 
+def test_a_python_file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from meta_train.config import OuterConfig, TrainConfig\n"
+        "config = TrainConfig(name='mine', optimizer={'arch': 'small_fc'},\n"
+        "    task={'family': 'quadratic'}, schedule={'kind': 'constant'},\n"
+        "    outer=OuterConfig(steps=20 * 2))\n"
+    )
+    config = configs.load(str(path), ["seed=3"])
+    assert (config.name, config.outer.steps, config.seed) == ("mine", 40, 3)
+    path.write_text("config = {'name': 'mine'}")
+    with pytest.raises(ValueError, match="must make a TrainConfig named config, got d"):
+        configs.load(str(path))
+    with pytest.raises(ValueError, match="a config must be a file that exists, got"):
+        configs.load(str(tmp_path / "none.py"))
+
+
 def test_a_file_and_overrides(tmp_path):
     config = load(tmp_path, runs.TINY, "outer.steps=4", "seed=7", "name=x", "seed=8")
     assert (config.outer.steps, config.seed, config.name) == (4, 8, "x")
@@ -55,14 +72,14 @@ def test_a_file_and_overrides(tmp_path):
         ("outer.steps=13", "steps must be a multiple of steps_per_dispatch, got 13"),
         ("outer.learning_rate=0", "outer.learning_rate must be a finite number above"),
         ("outer.learning_rate=nan", "outer.learning_rate must be a finite number"),
-        ("outer.clip=-1", "outer.clip must be a finite number above 0, got -1"),
+        ("outer.clip=-1", "outer.clip must be a number in [0.0, 1e+30], got -1"),
         ("outer.warmup=12", "outer.warmup must be a number in [0, 11], got 12"),
         ("outer.final_fraction=2", "outer.final_fraction must be a number in [0"),
         ("outer.max_skipped=0", "outer.max_skipped must be an integer of at least 1"),
         ("estimator.sigma=0", "estimator.sigma must be a finite number above 0"),
         ("estimator.pairs=-4", "estimator.pairs must be an integer of at least 1"),
         ("estimator.block=3", "pairs must be a multiple of block, got 4 and 3"),
-        ("estimator.credit=full", "estimator.credit must be one of 'persistent'"),
+        ("estimator.credit=full", "estimator.credit must be one of 'fresh', 'persi"),
         ("estimator.window=5.5", "estimator.window must be an integer, got 5.5"),
         ("checkpoint.keep=0", "checkpoint.keep must be an integer of at least 1"),
         ("checkpoint.seconds=-1", "checkpoint.seconds must be a number in [0.0, 86"),
@@ -73,7 +90,7 @@ def test_a_file_and_overrides(tmp_path):
         ('name=""', "name must be a file name of letters"),
         ('name="a b"', "name must be a file name of letters"),
         ("suite=3", "suite must be a string, got 3"),
-        ("task=quadratic", "task must be a table, got 'quadratic'"),
+        ("task=quadratic", "task must be a table or a list, got 'quadratic'"),
         ("outer=3", "outer must be a table of OuterConfig's fields, got 3"),
         ("outer.steps.a=3", "outer.steps must be a table, got 12"),
         ("steps", "an override must be like a.b=value, got 'steps'"),
@@ -105,5 +122,5 @@ def test_not_text(tmp_path):
 
 @pytest.mark.parametrize("source", ["smal", "no/such.toml", "."])
 def test_no_such_config(source):
-    with pytest.raises(ValueError, match=r"a config must be one of .* or a TOML file"):
+    with pytest.raises(ValueError, match=r"must be one of .* or a TOML or Python file"):
         configs.load(source)

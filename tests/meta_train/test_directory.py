@@ -19,8 +19,11 @@ from tests.meta_train import runs
 def state(step=0):
     return OuterState(
         theta=jnp.full((3,), step, jnp.float32),
+        average=(),
         opt_state={"mu": jnp.zeros((3,))},
-        particles=jnp.arange(4),
+        particles=(jnp.arange(4),),
+        square=jnp.zeros((1,)),
+        uses=jnp.zeros((1,), jnp.int32),
         key=jax.random.key(0),
         step=jnp.int32(step),
         skipped=jnp.int32(0),

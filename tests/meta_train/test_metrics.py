@@ -4,46 +4,130 @@ import errno
 import gc
 import json
 import struct
+import sys
 import time
+import types
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meta_train.metrics import JsonLines, TensorBoard, _Event, summarise
-from meta_train.outer import OuterMetrics
+from l2o.config import config_hash
+from meta_train.metrics import JsonLines, TensorBoard, WandB, _Event, flat, summarise
+from meta_train.outer import FamilyMetrics, OuterMetrics
 
 
 def metrics(meta_loss, gradient_norm=(1.0, 3.0)):
-    counts = jnp.array([4, 3])
+    """Two outer steps on two families, of which the first used one only."""
+    used = np.array([[1, 0], [1, 1]])
+    nothing = np.where(used == 1, 0.0, np.nan)
     return OuterMetrics(
-        meta_loss=jnp.asarray(meta_loss),
-        gradient_norm=jnp.asarray(gradient_norm),
-        valid=counts,
-        non_finite=4 - counts,
-        restarts=counts,
-        skipped=jnp.array([2, 0]),
+        meta_loss=np.asarray(meta_loss),
+        gradient_norm=np.asarray(gradient_norm),
+        skipped=np.array([2, 0]),
+        inner_steps=np.array([80, 160]),
+        families=FamilyMetrics(
+            meta_loss=nothing + np.array([[0.25, 0.5], [0.75, 2.0]]),
+            gradient_norm=nothing + np.array([[1.0, 1.0], [3.0, 5.0]]),
+            valid=4 * used - [[1, 0], [0, 0]],
+            non_finite=np.array([[1, 0], [0, 0]]),
+            restarts=used,
+            used=used,
+        ),
     )
 
 
+NAMES = ("one", "two")
+
+
 def test_a_row_sums_up_a_dispatch():
-    assert summarise(8, metrics([0.5, 1.0])) == {
+    assert summarise(8, metrics([0.5, 1.0]), NAMES) == {
         "step": 8,
         "meta_loss": 0.75,
         "gradient_norm": 2.0,
-        "valid": 7,
-        "non_finite": 1,
-        "restarts": 7,
         "skipped": 0,
+        "valid": 11,
+        "non_finite": 1,
+        "restarts": 3,
+        "families": {
+            "one": {
+                "meta_loss": 0.5,
+                "gradient_norm": 2.0,
+                "valid": 7,
+                "non_finite": 1,
+                "restarts": 2,
+                "updates": 2,
+            },
+            "two": {
+                "meta_loss": 2.0,
+                "gradient_norm": 5.0,
+                "valid": 4,
+                "non_finite": 0,
+                "restarts": 1,
+                "updates": 1,
+            },
+        },
     }
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_json_lacks_is_none(value):
-    row = summarise(8, metrics([0.5, value], [value, value]))
+    given = metrics([0.5, value], [value, value])
+    families = given.families._replace(used=np.zeros((2, 2), int))
+    row = summarise(8, given._replace(families=families), NAMES)
     assert (row["meta_loss"], row["gradient_norm"]) == (None, None)
+    # Of a family that took no part.
+    assert row["families"]["one"]["meta_loss"] is None
     json.dumps(row, allow_nan=False)
+
+
+def test_numbers_by_their_paths():
+    row = {"step": 3, "a": {"b": {"c": 1.5, "d": None}}, "e": 2}
+    assert flat(row) == {"step": 3, "a/b/c": 1.5, "e": 2}
+
+
+class FakeWandB(types.ModuleType):
+    """Notes what it is told."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.told = []
+
+    def init(self, **options):
+        self.told.append(options)
+        return self
+
+    def log(self, values, step):
+        self.told.append((step, values))
+
+    def finish(self):
+        self.told.append("end")
+
+
+def test_weights_and_biases(monkeypatch):
+    fake = FakeWandB()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    config = {"seed": 1}
+    log = WandB("project", "mine", config)
+    log.append({"step": 4, "families": {"one": {"meta_loss": 0.5}}, "gone": None})
+    log.sync()
+    log.close()
+    begun, row, end = fake.told
+    assert begun == {
+        "project": "project",
+        "name": "mine",
+        "id": f"mine-{config_hash(config)[:16]}",
+        "resume": "allow",
+        "config": config,
+    }
+    assert row == (4, {"families/one/meta_loss": 0.5})
+    assert end == "end"
+
+
+def test_weights_and_biases_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match=r"^log.wandb needs the package wandb, which "):
+        WandB("project", "mine", {})
 
 
 def write(path, length, rows):
@@ -122,7 +206,7 @@ def events(path):
 def test_events_of_two_lives(tmp_path):
     folder = tmp_path / "tensorboard"
     first = TensorBoard(folder, 0)
-    first.append({"step": 2, "meta_loss": 0.5, "gradient_norm": None, "valid": 3})
+    first.append({"step": 2, "meta_loss": 0.5, "gradient_norm": None, "of": {"x": 3}})
     first.sync()
     (file,) = folder.iterdir()
     header, begin, row = events(file)
@@ -130,7 +214,7 @@ def test_events_of_two_lives(tmp_path):
     assert (begin.step, begin.session_log.status) == (1, 1)
     assert row.step == 2
     values = {value.tag: value.simple_value for value in row.summary.value}
-    assert values == {"meta_loss": 0.5, "valid": 3.0}
+    assert values == {"meta_loss": 0.5, "of/x": 3.0}
     first.close()
     # Resumed from outer step 2: the event of that step counts, later ones do not.
     second = TensorBoard(folder, 2)

@@ -6,16 +6,19 @@ import shutil
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import l2o
-from l2o.storage import CheckpointError
-from meta_train import directory as directories
-from meta_train.build import build_trainer
+from l2o.storage import CheckpointError, read_manifest
+from meta_test.inner_loop import derive_keys, evaluate_params
+from meta_train import directory as directories, run as run_module
+from meta_train.build import build_optimizer, build_trainer
 from meta_train.directory import RunDirectory
 from meta_train.metrics import JsonLines
 from meta_train.run import NonFiniteError
+from meta_train.validation import score
 from tests.meta_train import runs
 from tests.meta_train.runs import STEPS, At, Lines
 
@@ -180,7 +183,8 @@ def test_a_loss_that_is_not_finite_is_an_error_that_keeps_what_was_saved(
         theta=np.full_like(good.state.theta, np.nan), step=np.int32(step)
     )
     lengths = {"metrics": 0, "timing": 0}
-    run.save(state, step, {"seconds": 0.0, "lengths": lengths}, keep=3)
+    facts = {"seconds": 0.0, "inner_steps": 0, "best": None, "lengths": lengths}
+    run.save(state, step, facts, keep=3)
     expected = "no particle had a finite one in the 4 outer steps up to 8: lower"
     with pytest.raises(NonFiniteError, match=expected) as caught:
         runs.start(settings, run.path, resume=True)
@@ -193,6 +197,101 @@ def test_a_loss_that_is_not_finite_is_an_error_that_keeps_what_was_saved(
     assert kept is not None
     assert np.isnan(kept.state.theta).all()
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(kept.state.opt_state))
+
+
+def test_a_deadline_ends_a_run_that_can_go_on(reference, settings, tmp_path):
+    run = without_end(reference, tmp_path / "run")
+    result = runs.start(settings, run.path, resume=True, deadline=0.0)
+    assert (result.step, result.finished, result.stopped_by) == (10, False, "budget")
+    # The last theta is written: it is what there is.
+    _, theta = l2o.load(run.optimizer)
+    trainer = build_trainer(settings)
+    kept = run.restore(jax.eval_shape(trainer.init, jax.random.key(0)))
+    assert kept is not None
+    jax.tree.map(np.testing.assert_array_equal, theta, trainer.result(kept.state))
+    assert read_manifest(run.optimizer)["outer_step"] == 10
+    assert runs.start(settings, run.path, resume=True).finished
+    assert runs.bits(run.path) == runs.bits(reference)
+
+
+def test_the_best_theta_is_kept(config, tmp_path, tiny_suite, monkeypatch):
+    """Whatever became of it later, and however often the run was stopped."""
+    scores = {4: -1.0, 8: -2.0, 12: -1.5}
+    judged = iter(scores.values())
+    monkeypatch.setattr(run_module, "score", lambda *_: next(judged))
+    overrides = ("validation.suite=tiny", "validation.every=4")
+    settings = runs.settings(config, *overrides)
+    run = RunDirectory(tmp_path / "run")
+    assert runs.start(settings, run.path, progress=At(8, stop)).stopped_by == "SIGTERM"
+    assert runs.start(settings, run.path, resume=True).finished
+    rated = {r["step"]: r["evaluation"] for r in rows(run.metrics) if "evaluation" in r}
+    assert {step: r["score"] for step, r in rated.items()} == scores
+    assert [(r["best"], r["best_step"]) for r in rated.values()] == [
+        (-1.0, 4),
+        (-2.0, 8),
+        (-2.0, 8),
+    ]
+    assert read_manifest(run.optimizer)["outer_step"] == 8
+    # Theta after 8 steps, of a run that ends there.
+    short = runs.settings(config, *overrides, "outer.steps=8", "outer.warmup=0")
+    judged = iter(scores.values())
+    runs.start(short, tmp_path / "short")
+    got, want = (l2o.load(p / "optimizer")[1] for p in (run.path, tmp_path / "short"))
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_score_is_the_mean_logarithm_of_the_median_normalised_loss(tiny_suite):
+    lopt = build_optimizer({"arch": "learnable_sgd"})
+    still = {"log_learning_rate": jnp.float32(-100.0)}
+    family = tiny_suite.cells[0].family()
+    # Nothing is learned: the losses are those of the start.
+    losses = []
+    for seed in tiny_suite.cells[0].seeds:
+        keys = derive_keys(seed)
+        task = family.task(family.sample(keys.task))
+        final = evaluate_params(task, task.init(keys.init), keys.evaluation, 1)
+        losses.append(float(task.normalise(final.test_loss)))
+    want = np.log10(np.median(losses) + 1e-3)
+    assert score(lopt, still, tiny_suite) == pytest.approx(want, rel=1e-5)
+    # A training that breaks counts as 2.
+    wild = {"log_learning_rate": jnp.float32(80.0)}
+    assert score(lopt, wild, tiny_suite) == pytest.approx(np.log10(2.0 + 1e-3))
+
+
+def test_several_families_are_resumed_bit_for_bit(config, tmp_path):
+    """With all that the state of an outer step can hold."""
+    settings = runs.settings(
+        config,
+        'task=[{family="quadratic", dim=2}, {family="quadratic", dim=3, weight=2.0}]',
+        "outer.families_per_step=1",
+        "outer.balance=0.9",
+        "outer.average=0.9",
+        'outer.freeze=["mlp/0/*"]',
+        "estimator.stagger=1.0",
+    )
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    runs.start(settings, whole)
+    assert not runs.start(settings, cut, progress=At(4, stop)).finished
+    assert runs.start(settings, cut, resume=True).finished
+    assert runs.bits(cut) == runs.bits(whole)
+    families = [row["families"] for row in rows(RunDirectory(whole).metrics)]
+    assert all(set(row) == {"quadratic", "quadratic-2"} for row in families)
+    # One of them in every outer step.
+    used = [sum(family["updates"] for family in row.values()) for row in families]
+    assert used == [2] * (STEPS // 2)
+
+
+def test_a_warm_start(reference, config, tmp_path):
+    source = reference / "optimizer"
+    settings = runs.settings(config, f'warm_start="{source}"')
+    run = RunDirectory(tmp_path / "run")
+    runs.start(settings, run.path, deadline=0.0)
+    got, want = (l2o.load(path)[1] for path in (run.optimizer, source))
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+    other = runs.settings(config, f'warm_start="{source}"', "optimizer.hidden_size=3")
+    message = r"^warm_start must have the tensors of SmallFC, mlp/0/b of .* is \(2,\)"
+    with pytest.raises(ValueError, match=message):
+        runs.start(other, tmp_path / "other")
 
 
 def no_space(*args, **kwargs):

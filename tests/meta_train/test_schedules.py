@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meta_train.schedules import SCHEDULES, Constant, LogUniform
+from meta_train.schedules import SCHEDULES, Constant, Curriculum, LogUniform
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
@@ -66,6 +66,34 @@ def test_a_schedule_that_does_not_move_is_the_same_at_every_outer_step(schedule)
     np.testing.assert_array_equal(early, late)
 
 
+CURRICULUM = Curriculum(shortest=100, first=200, longest=3200, growth=1000)
+
+
+@pytest.mark.parametrize(
+    ("outer_step", "end"),
+    [(0, 200), (250, 400), (500, 800), (750, 1600), (1000, 3200), (5000, 3200)],
+)
+def test_a_curriculum_is_log_uniform_up_to_an_end_that_grows(outer_step, end):
+    """Of four doublings, each takes a quarter of the growth; under the same keys."""
+    steps = np.asarray(draw(CURRICULUM, KEYS, 10, jnp.int32(outer_step)))
+    want = np.asarray(draw(LogUniform(shortest=100, longest=end), KEYS, 10))
+    # Rounding may carry one of them into another window.
+    assert (steps != want).mean() < 0.002
+    assert want.max() == end
+    assert steps.min() >= 100
+    assert 0.95 * end < steps.max() <= min(end + 10, 3200)
+
+
+def test_a_curriculum_tells_its_widest_bounds():
+    assert CURRICULUM.bounds() == (100, 3200)
+    assert draw(CURRICULUM, KEYS, 50, jnp.int32(10**6)).max() <= 3200
+
+
+def test_a_curriculum_may_begin_and_stay_at_one_horizon():
+    steps = draw(Curriculum(shortest=30, first=30, longest=30, growth=1), KEYS[:16], 10)
+    assert set(np.asarray(steps).tolist()) == {30}
+
+
 def test_schedules_are_values():
     for cls in SCHEDULES.values():
         assert cls() == cls()
@@ -79,6 +107,10 @@ def test_schedules_are_values():
         ("constant", "horizon"),
         ("log_uniform", "shortest"),
         ("log_uniform", "longest"),
+        ("curriculum", "shortest"),
+        ("curriculum", "first"),
+        ("curriculum", "longest"),
+        ("curriculum", "growth"),
     ],
 )
 def test_bad_horizons_are_refused_in_one_line(name, field, bad):
@@ -89,3 +121,10 @@ def test_bad_horizons_are_refused_in_one_line(name, field, bad):
 def test_reversed_bounds_are_refused():
     with pytest.raises(ValueError, match=r"^shortest must not exceed .*, got 3 > 2$"):
         LogUniform(shortest=3, longest=2)
+
+
+@pytest.mark.parametrize("bounds", [(3, 2, 4), (1, 5, 4)])
+def test_a_curriculum_that_decreases_is_refused(bounds):
+    message = r"^shortest, first and longest must not decrease, got \d, \d, \d$"
+    with pytest.raises(ValueError, match=message):
+        Curriculum(*bounds)
