@@ -91,6 +91,10 @@ class Bench(Common):
     """The architecture: in a step at its published sizes, else at its defaults."""
     pairs: int = 8
     """Antithetic pairs, in meta-training."""
+    family: str = "image_mlp"
+    """The task family, in meta-training."""
+    breakdown: bool = False
+    """Of meta-training: where the time of an outer step goes, in place of the rate."""
     width: int = 1024
     """Of the dense layers, in a step."""
     layers: int = 8
@@ -276,14 +280,20 @@ def _bench(command: Bench) -> int:
         from meta_train.bench.step import step
 
         result = step(command.optimizer, command.width, command.layers)
+    elif command.breakdown:
+        from meta_train.bench.breakdown import breakdown
+
+        result = breakdown(command.optimizer, command.pairs, command.family)
     else:
         from meta_train.bench.meta_training import meta_training
 
-        result = meta_training(command.optimizer, command.pairs)
+        result = meta_training(command.optimizer, command.pairs, command.family)
     if command.json:
         print(json.dumps(result, allow_nan=False))
     else:
-        for name, value in result.items():
+        from meta_train.metrics import flat
+
+        for name, value in flat(result).items():
             print(
                 f"{name}: {value:,.3f}"
                 if isinstance(value, float)

@@ -73,9 +73,11 @@ class FamilyMix:
         return self.per_step == len(self.names)
 
     def draw(self, key: jax.Array) -> jax.Array:
-        """Which families an outer step uses, bool `[families]`."""
+        """Which families the outer step with this key uses, bool `[families]`."""
         if self.takes_all:
             return jnp.ones((len(self.names),), bool)
+        # The families themselves are given 0 to n - 1.
+        key = jax.random.fold_in(key, len(self.names))
         # The largest of log w + Gumbel noise are a weighted sample (Vieira 2014).
         logits = jnp.log(jnp.array(self.weights))
         keys = logits + jax.random.gumbel(key, logits.shape)
@@ -163,7 +165,7 @@ class OuterTrainer:
         outer optimizer are left bitwise as they were.
         """
         key = jax.random.fold_in(state.key, state.step)
-        used = self.mix.draw(jax.random.fold_in(key, len(self.estimators)))
+        used = self.mix.draw(key)
         estimates, particles = [], []
         for i, estimator in enumerate(self.estimators):
             estimate, moved = self._estimate(

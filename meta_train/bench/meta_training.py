@@ -1,5 +1,6 @@
 """Rate of meta-training, beside plain SGD in the same process."""
 
+import dataclasses
 import math
 import resource
 import sys
@@ -8,22 +9,27 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec as P
 
-from l2o.learned import ARCHITECTURES
-from meta_test.families import build_family
+from l2o.learned import LearnedOptimizer
+from meta_test.families import TYPICAL, build_family
+from meta_train.bench.optimizers import OPTIMIZERS, named
 from meta_train.bench.timing import median_seconds
 from meta_train.build import build_trainer, state_sharding
 from meta_train.config import EstimatorConfig, OuterConfig, TrainConfig
 from meta_train.devices import compiler_options, use_all_cores
+from meta_train.estimators.windows import WindowEstimator
 from tasks.base import TaskFamily
 
 
 WINDOW = 50
 
 
-def meta_training(optimizer: str, pairs: int) -> dict[str, Any]:
-    """Rate of meta-training on the 64-32-10 digits task, batch 64, window 50.
+def meta_training(
+    optimizer: str, pairs: int, family: str = "image_mlp"
+) -> dict[str, Any]:
+    """Rate of meta-training by persistent evolution strategies, windows of `WINDOW`.
 
     The ceiling is measured in the same process, in turns with it: `2 * pairs` vmapped
     trainings of the same task with the same sampling of batches, each step
@@ -32,66 +38,101 @@ def meta_training(optimizer: str, pairs: int) -> dict[str, Any]:
     given beside it.
 
     Args:
-        optimizer: a name of `ARCHITECTURES`, at its default sizes.
+        optimizer: a name of `OPTIMIZERS`.
         pairs: antithetic pairs.
+        family: a name of `meta_test.families.FAMILIES`; `image_mlp` is 64-32-10 on
+            digits, batch 64.
 
     Returns:
         `inner_steps_per_second` (median over repetitions), the same of the ceiling, the
-        fraction, the rate of the ceiling's trainings when spread, `compile_seconds`
-        (tracing and compiling an outer step) and `peak_memory_bytes` (resident, of the
-        process).
+        fraction, the rate of the ceiling's trainings when spread,
+        `outer_steps_per_second`; `dispatches_per_outer_step`, counted;
+        `compile_seconds` (tracing and compiling an outer step);
+        `state_bytes_per_particle`, what an unroll keeps between windows, and
+        `temporary_bytes_per_particle`, what a block takes while it is computed, by
+        XLA's analysis; `peak_memory_bytes` (resident, of the process).
     """
     use_all_cores()
-    family = build_family({"family": "image_mlp", "data": "digits", "hidden": [32]})
-    outer_step = OuterStep(optimizer, pairs, family)
+    optimizer, lopt = named(optimizer, OPTIMIZERS)
+    problems = benchmarked(family)
+    outer_step = OuterStep(lopt, pairs, problems)
     outer_step.start()
-    together, spread = _sgd(family, pairs)
+    together, spread = _sgd(problems, pairs)
     seconds, sgd_seconds, spread_seconds = median_seconds(
         [outer_step, together, spread]
     )
-    rate = 2 * pairs * WINDOW / seconds
+    steps = 2 * pairs * WINDOW
     return {
         "optimizer": optimizer,
+        "family": family,
         "pairs": pairs,
-        "inner_steps_per_second": rate,
-        "sgd_inner_steps_per_second": 2 * pairs * WINDOW / sgd_seconds,
+        "inner_steps_per_second": steps / seconds,
+        "outer_steps_per_second": 1.0 / seconds,
+        "dispatches_per_outer_step": outer_step.dispatches / outer_step.steps,
+        "sgd_inner_steps_per_second": steps / sgd_seconds,
         "fraction_of_sgd": sgd_seconds / seconds,
-        "sgd_spread_inner_steps_per_second": 2 * pairs * WINDOW / spread_seconds,
+        "sgd_spread_inner_steps_per_second": steps / spread_seconds,
         "compile_seconds": outer_step.compile_seconds,
+        "state_bytes_per_particle": outer_step.state_bytes / (2 * pairs),
+        "temporary_bytes_per_particle": outer_step.temporary_bytes / (2 * pairs),
         "peak_memory_bytes": _peak_memory(),
         "devices": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
     }
 
 
-class OuterStep:
-    """A compiled outer step, which each call makes once more."""
+def benchmarked(family: str) -> TaskFamily:
+    """The family of that name as it is benchmarked; `image_mlp` with 32 hidden units.
 
-    def __init__(self, optimizer: str, pairs: int, family: TaskFamily) -> None:
-        """Traces and compiles it, and notes the seconds.
+    Raises:
+        ValueError: there is no such family.
+    """
+    table = {"family": family} | TYPICAL.get(family, {})
+    if family == "image_mlp":
+        table["hidden"] = [32]
+    return build_family(table, where="bench")
+
+
+class OuterStep:
+    """A compiled outer step, which each call makes once more.
+
+    Attributes:
+        compile_seconds: tracing and compiling it took.
+        state_bytes: of the particles.
+        temporary_bytes: of the program on a device, by XLA's analysis; times devices.
+        dispatches: compiled programs that were called.
+    """
+
+    def __init__(
+        self,
+        lopt: LearnedOptimizer,
+        pairs: int,
+        family: TaskFamily,
+        window: int = WINDOW,
+    ) -> None:
+        """Traces and compiles it.
 
         Args:
-            optimizer: a name of `ARCHITECTURES`, at its default sizes.
-            pairs: antithetic pairs, of windows of `WINDOW`.
+            lopt: the architecture.
+            pairs: antithetic pairs.
             family: what is meta-trained on.
+            window: inner steps.
         """
-        if optimizer not in ARCHITECTURES:
-            raise ValueError(
-                f"optimizer must be one of {', '.join(ARCHITECTURES)}, "
-                f"got {optimizer!r}"
-            )
         config = TrainConfig(
             name="bench",
-            optimizer={"arch": optimizer},
+            optimizer={"arch": "learnable_sgd"},
             task={},
             schedule={"kind": "log_uniform", "shortest": 100, "longest": 1000},
-            meta_loss={"kind": "mean"},
-            estimator=EstimatorConfig(pairs=pairs, block=_block(pairs), window=WINDOW),
+            estimator=EstimatorConfig(pairs=pairs, block=_block(pairs), window=window),
             outer=OuterConfig(steps=1, steps_per_dispatch=1),
         )
-        self._trainer = build_trainer(config, family)
+        trainer = build_trainer(config, family)
+        [estimator] = trainer.estimators
+        assert isinstance(estimator, WindowEstimator)
+        estimator = dataclasses.replace(estimator, lopt=lopt)
+        self._trainer = dataclasses.replace(trainer, estimators=(estimator,), lopt=lopt)
         key = jax.random.key(0)
         shapes = jax.eval_shape(lambda t: t.init(key), self._trainer)
-        self._sharding = state_sharding(self._trainer.estimator.mesh, shapes)
+        self._sharding = state_sharding(estimator.mesh, shapes)
         placed = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
             shapes,
@@ -101,6 +142,15 @@ class OuterStep:
         began = time.perf_counter()
         self._compiled = step.lower(self._trainer, placed).compile(compiler_options())
         self.compile_seconds = time.perf_counter() - began
+        self.state_bytes = sum(
+            x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes.particles)
+        )
+        analysis = self._compiled.memory_analysis()
+        devices = estimator.mesh.size
+        self.temporary_bytes = (
+            0 if analysis is None else devices * analysis.temp_size_in_bytes
+        )
+        self.dispatches = 0
 
     def start(self) -> None:
         """Draws the state that the first call moves."""
@@ -109,7 +159,25 @@ class OuterStep:
 
     def __call__(self) -> None:
         self._state, metrics = self._compiled(self._trainer, self._state)
+        self.dispatches += 1
         jax.block_until_ready(metrics)
+
+    def handed_through(self) -> Callable[[], None]:
+        """A call of a program that takes and gives the same state, and does nothing."""
+        place = lambda state: jax.tree.map(jnp.copy, state)
+        program = jax.jit(lambda t, state: state, donate_argnums=1)
+        held = [place(self._state)]
+
+        def call() -> None:
+            held[0] = program(self._trainer, held[0])
+            jax.block_until_ready(held[0])
+
+        return call
+
+    @property
+    def steps(self) -> int:
+        """Outer steps that were made."""
+        return int(self._state.step)
 
 
 def _block(pairs: int) -> int:

@@ -9,31 +9,16 @@ import jax.numpy as jnp
 import optax
 
 from l2o.config import require_positive_int
-from l2o.learned import (
-    LSTM,
-    Celo,
-    Celo2,
-    CeloAdam,
-    LearnedOptimizer,
-    RelativeMLP,
-    RNNProp,
-    SmallFC,
-    VeLO,
-)
+from l2o.learned import LearnedOptimizer, VeLO
 from l2o.learned.celo2 import NEWTON_SCHULZ_STEPS
+from meta_train.bench import optimizers
+from meta_train.bench.optimizers import named
 from meta_train.bench.timing import median_seconds
 
 
 OPTIMIZERS: dict[str, LearnedOptimizer] = {
-    "small_fc": SmallFC(),
+    **optimizers.OPTIMIZERS,
     "velo": VeLO(lstm_size=512, mixtures=256),
-    "celo": Celo(),
-    "celo-adam": CeloAdam(),
-    "celo2-base": Celo2(orthogonalize=False),
-    "celo2": Celo2(),
-    "relative_mlp": RelativeMLP(),
-    "lstm": LSTM(),
-    "rnnprop": RNNProp(),
 }
 """At the sizes that were published, where one was."""
 
@@ -59,17 +44,11 @@ def step(optimizer: str, width: int, layers: int) -> dict[str, Any]:
         in turns with it, and `times_products`, what it takes above its base in units of
         these products.
     """
-    optimizer = {name.replace("-", "_"): name for name in OPTIMIZERS}.get(
-        optimizer.replace("-", "_"), optimizer
-    )
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(
-            f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}"
-        )
+    optimizer, lopt = named(optimizer, OPTIMIZERS)
     require_positive_int("width", width)
     require_positive_int("layers", layers)
     orthogonalize = optimizer == "celo2"
-    own = _Step(_bound(OPTIMIZERS[optimizer]), width, layers)
+    own = _Step(_bound(lopt), width, layers)
     adamw = _Step(optax.with_extra_args_support(optax.adamw(1e-3)), width, layers)
     calls: list[Callable[[], None]] = [own, adamw]
     if orthogonalize:

@@ -11,6 +11,7 @@ import numpy as np
 from l2o.learned.facts import table
 from meta_test.families import TYPICAL, build_family
 from meta_train.bench.meta_training import OuterStep
+from meta_train.bench.optimizers import OPTIMIZERS
 from meta_train.bench.timing import median_seconds
 from meta_train.devices import use_all_cores
 from tasks.base import TaskFamily
@@ -53,7 +54,9 @@ def tasks(programs: int, say: Callable[[str], None]) -> dict[str, Any]:
         say(f"{name}: typical task")
         family = build_family({"family": name, **typical})
         families[name] = row(family) | {
-            "window_compile_seconds": OuterStep(OPTIMIZER, 8, family).compile_seconds
+            "window_compile_seconds": OuterStep(
+                OPTIMIZERS[OPTIMIZER], 8, family
+            ).compile_seconds
         }
     sampled = []
     for number, (name, make) in enumerate(DISTRIBUTIONS.items()):

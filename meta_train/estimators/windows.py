@@ -189,15 +189,14 @@ class WindowEstimator(GradientEstimator):
         outer_step: jax.Array,
     ) -> _Begun:
         """What one unit does before a window."""
-        noise_key, start_key = jax.random.split(key)
-        horizon_key, problem_key = jax.random.split(start_key)
-        now = jax.tree.map(lambda x: x[0], (state.unrolls.step, state.unrolls.horizon))
-        step, before = now
+        # One after another they would take longer to compile than all that uses them.
+        noise_key, horizon_key, problem_key, share_key = jax.random.split(key, 4)
+        step, before = state.unrolls.step[0], state.unrolls.horizon[0]
         restarted = (step >= before) | state.broken
         used = self.method.assign(self.lopt, theta, state.memory, noise_key, restarted)
         window = self.span.window
         horizon = self.schedule.num_steps(horizon_key, outer_step, window)
-        share = self.stagger * jax.random.uniform(jax.random.fold_in(horizon_key, 1))
+        share = self.stagger * jax.random.uniform(share_key) if self.stagger else 0.0
         offset = jnp.int32(share * (horizon // window)) * window
         return _Begun(
             used=used,

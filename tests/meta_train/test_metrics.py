@@ -8,7 +8,9 @@ import sys
 import time
 import types
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,20 +19,20 @@ from meta_train.metrics import JsonLines, TensorBoard, WandB, _Event, flat, summ
 from meta_train.outer import FamilyMetrics, OuterMetrics
 
 
-def metrics(meta_loss, gradient_norm=(1.0, 3.0)):
+def metrics(meta_loss: Any, gradient_norm: Any = (1.0, 3.0)) -> OuterMetrics:
     """Two outer steps on two families, of which the first used one only."""
-    used = np.array([[1, 0], [1, 1]])
-    nothing = np.where(used == 1, 0.0, np.nan)
+    used: Any = np.array([[1, 0], [1, 1]])
+    nothing: Any = np.where(used == 1, 0.0, np.nan)
     return OuterMetrics(
-        meta_loss=np.asarray(meta_loss),
-        gradient_norm=np.asarray(gradient_norm),
-        skipped=np.array([2, 0]),
-        inner_steps=np.array([80, 160]),
+        meta_loss=jnp.asarray(meta_loss),
+        gradient_norm=jnp.asarray(gradient_norm),
+        skipped=jnp.array([2, 0]),
+        inner_steps=jnp.array([80, 160]),
         families=FamilyMetrics(
             meta_loss=nothing + np.array([[0.25, 0.5], [0.75, 2.0]]),
             gradient_norm=nothing + np.array([[1.0, 1.0], [3.0, 5.0]]),
             valid=4 * used - [[1, 0], [0, 0]],
-            non_finite=np.array([[1, 0], [0, 0]]),
+            non_finite=jnp.array([[1, 0], [0, 0]]),
             restarts=used,
             used=used,
         ),

@@ -108,7 +108,9 @@ def test_below_a_cap_a_pair_that_is_not_finite_counts_as_it_and_begins_anew():
     assert [int(x) for x in (estimate.valid, estimate.non_finite)] == [6, 1]
     # One loss of twelve is the cap, and was this:
     minus = 12 * whole.meta_loss - 11 * without.meta_loss
-    assert 12 * estimate.meta_loss - 11 * without.meta_loss == pytest.approx(cap, rel=1e-5)
+    assert 12 * estimate.meta_loss - 11 * without.meta_loss == pytest.approx(
+        cap, rel=1e-5
+    )
     credit = by_unit(damaged.memory)[VICTIM]
     np.testing.assert_allclose(
         6 * (estimate.gradient - whole.gradient),
@@ -116,7 +118,11 @@ def test_below_a_cap_a_pair_that_is_not_finite_counts_as_it_and_begins_anew():
         rtol=1e-4,
     )
     again, _ = window(capped, THETA, damaged, KEYS[3])
-    assert [int(x) for x in (again.restarts, again.valid, again.non_finite)] == [1, 6, 0]
+    assert [int(x) for x in (again.restarts, again.valid, again.non_finite)] == [
+        1,
+        6,
+        0,
+    ]
 
 
 def test_below_a_cap_what_is_not_finite_has_no_derivative():
@@ -133,9 +139,7 @@ def test_below_a_cap_what_is_not_finite_has_no_derivative():
 def test_losses_after_the_last_step_are_those_of_the_state_that_is_left():
     meta_loss = MetaLoss(reduce="final", held_out=0.25, samples=3)
     estimator = influence(Backpropagation(), meta_loss=meta_loss)
-    estimate, state = window(
-        estimator, THETA, init(estimator, THETA, KEYS[0]), KEYS[1]
-    )
+    estimate, state = window(estimator, THETA, init(estimator, THETA, KEYS[0]), KEYS[1])
 
     def expected(state):
         task = estimator.family.task(state.spec)
@@ -187,7 +191,9 @@ def test_a_schedule_is_told_the_outer_step():
     state = init(estimator, THETA, KEYS[0])
     at = jax.jit(lambda estimator, *args: estimator.estimate(*args))
     early, late = (
-        np.asarray(at(estimator, THETA, state, KEYS[1], jnp.int32(step))[1].unrolls.horizon)
+        np.asarray(
+            at(estimator, THETA, state, KEYS[1], jnp.int32(step))[1].unrolls.horizon
+        )
         for step in (0, 100)
     )
     assert set(early.ravel().tolist()) == {2}

@@ -1,0 +1,55 @@
+"""Optimizers that benchmarks know by name."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from l2o.learned import (
+    LSTM,
+    Celo,
+    Celo2,
+    CeloAdam,
+    LearnableAdam,
+    LearnableSGD,
+    LearnedOptimizer,
+    RelativeMLP,
+    RNNProp,
+    SmallFC,
+    VeLO,
+)
+
+
+T = TypeVar("T")
+
+OPTIMIZERS: dict[str, LearnedOptimizer] = {
+    "learnable_sgd": LearnableSGD(),
+    "learnable_adam": LearnableAdam(),
+    "small_fc": SmallFC(),
+    "velo": VeLO(),
+    "celo": Celo(),
+    "celo-adam": CeloAdam(),
+    "celo2-base": Celo2(orthogonalize=False),
+    "celo2": Celo2(),
+    "relative_mlp": RelativeMLP(),
+    "lstm": LSTM(),
+    "rnnprop": RNNProp(),
+}
+"""At the sizes that are meta-trained: VeLO with an LSTM of 64 and 32 mixtures."""
+
+
+def named(optimizer: str, known: Mapping[str, T]) -> tuple[str, T]:
+    """The name in its own spelling, and what it stands for.
+
+    Args:
+        optimizer: a name, hyphens and underscores alike.
+        known: what there is.
+
+    Raises:
+        ValueError: there is no such name.
+    """
+    spelled = {name.replace("-", "_"): name for name in known}
+    name = spelled.get(optimizer.replace("-", "_"))
+    if name is None:
+        raise ValueError(
+            f"optimizer must be one of {', '.join(known)}, got {optimizer!r}"
+        )
+    return name, known[name]
