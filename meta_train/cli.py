@@ -1,4 +1,4 @@
-"""The command line: `l2o train`, `eval`, `list`, `bench`, `import`, `prepare`.
+"""The command line: `l2o train`, `eval`, `plot`, `list`, `bench`, `import`, `prepare`.
 
 Exit status 0 done, 1 failed, 2 wrong usage. An error is one line on stderr.
 """
@@ -60,6 +60,18 @@ class Eval(Common):
     """What to judge on; see l2o list suites."""
     out: Annotated[str, arg(metavar="DIR")] = ""
     """Where to leave report.json, report.txt and curves.png. Default: reports/SUITE."""
+
+
+@dataclass(frozen=True)
+class Plot(Common):
+    """Draw the course of meta-training runs, finished or not."""
+
+    runs: Annotated[Positional[list[str]], arg(metavar="RUN")] = field(
+        default_factory=list
+    )
+    """Directories of runs."""
+    out: Annotated[str, arg(metavar="FILE")] = ""
+    """The picture. Default: curves.png in the run, meta-training.png for several."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +158,7 @@ class Prepare(Common):
 Command = (
     Annotated[Train, subcommand("train")]
     | Annotated[Eval, subcommand("eval")]
+    | Annotated[Plot, subcommand("plot")]
     | Annotated[List, subcommand("list")]
     | Annotated[Bench, subcommand("bench")]
     | Annotated[Reference, subcommand("reference")]
@@ -249,6 +262,15 @@ def _eval(command: Eval) -> int:
     )
 
 
+def _plot(command: Plot) -> int:
+    from meta_train.commands import plot
+
+    if not command.runs:
+        print("l2o: error: plot needs at least one RUN", file=sys.stderr)
+        return 2
+    return plot(runs=command.runs, out=command.out, as_json=command.json)
+
+
 def _list(command: List) -> int:
     from l2o.learned.facts import table
     from meta_train.commands import listing
@@ -337,6 +359,7 @@ def _prepare(command: Prepare) -> int:
 _RUN: dict[type, Any] = {
     Train: _train,
     Eval: _eval,
+    Plot: _plot,
     List: _list,
     Bench: _bench,
     Reference: _reference,

@@ -32,7 +32,7 @@ from meta_test.listing import (
 )
 from meta_test.optimizers import BASELINES, Contender, baselines, learned
 from meta_test.suites import SUITES, Cell, Suite, suite_named
-from meta_train import config as configs
+from meta_train import config as configs, plot as plots
 from meta_train.build import build_trainer, warm_start
 from meta_train.config import TrainConfig
 from meta_train.devices import use_all_cores
@@ -155,6 +155,20 @@ def evaluate(
         reports.print_report(report, sys.stdout)
     _say(f"report:    {out / 'report.json'}")
     _say(f"curves:    {out / 'curves.png'}")
+    return 0
+
+
+def plot(*, runs: Sequence[str], out: str, as_json: bool) -> int:
+    """`l2o plot`: the course of runs in one picture."""
+    curves = [plots.read_run(Path(run)) for run in runs]
+    default = (
+        Path(runs[0]) / "curves.png" if len(runs) == 1 else Path("meta-training.png")
+    )
+    figure = Path(out) if out else default
+    plots.write(curves, figure)
+    _say(f"figure:    {figure}")
+    last = {run.name: run.rows[-1] for run in curves}
+    _print_json(as_json, {"figure": str(figure), "last": last})
     return 0
 
 

@@ -1,84 +1,142 @@
-"""What every gradient estimator must do. A new credit rule is a row of `ROWS`.
+"""What every gradient estimator must do. A new method, credit or span has its rows.
 
-What tells them apart, their theorems, is in tests/meta_train/test_estimators.py.
+What tells them apart, their theorems, is in tests/meta_train: test_evolution.py,
+test_backpropagation.py and test_mixture.py.
 """
 
 import dataclasses
 import inspect
-from typing import Any
+import itertools
+from typing import Any, get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from meta_train.build import build_method
+from meta_train.config import EstimatorConfig
 from meta_train.estimators.base import GradientEstimator, MetaGradient
-from meta_train.estimators.credit import CREDITS, Credit, Fresh, Persistent
-from meta_train.estimators.evolution import EvolutionStrategies
+from meta_train.estimators.credit import CREDITS, Credit
+from meta_train.estimators.method import Method
+from meta_train.estimators.span import SPANS, Whole
+from meta_train.estimators.windows import WindowEstimator
 from tests.helpers import assert_no_recompile
 from tests.meta_train.problems import (
+    FULL_GRADIENT,
     HORIZON,
+    TRUNCATED_GRADIENT,
     WINDOW,
     Follow,
     Influence,
+    bits,
     init,
-    strategies,
+    make_estimator,
     window,
 )
 
 
-ROWS: dict[str, Any] = {"fresh": Fresh(), "persistent": Persistent()}
-THETA = jnp.array([0.7])
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+# Method, credit, span.
+ROWS: dict[str, Any] = {
+    "full_es": ("evolution", "fresh", "problem"),
+    "truncated_es": ("evolution", "fresh", "window"),
+    "pes": ("evolution", "persistent", "window"),
+    "pes_whole": ("evolution", "persistent", "problem"),
+    "noise_reuse": ("evolution", "reused", "window"),
+    "noise_reuse_whole": ("evolution", "reused", "problem"),
+    "truncated_backprop": ("backpropagation", None, "window"),
+    "full_backprop": ("backpropagation", None, "problem"),
+    "mixture": ("mixture", None, "window"),
+    "mixture_whole": ("mixture", None, "problem"),
+}
+THETA = jnp.array([0.75])
 KEYS = [jax.random.key(i) for i in range(3)]
 
 
-def make(credit: Credit) -> EvolutionStrategies:
-    return strategies(Influence(), Follow(), credit=credit)
+def make(row: str) -> WindowEstimator:
+    method, credit, span = ROWS[row]
+    config = EstimatorConfig(method=method, credit=credit, span=span, sigma=0.5)
+    return make_estimator(
+        Influence(), Follow(), build_method(config), span=SPANS[config.span]
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
     """An estimator, its first state, and its first window."""
 
-    estimator: EvolutionStrategies
+    row: str
+    estimator: WindowEstimator
     start: Any
     estimate: MetaGradient
     state: Any
 
+    @property
+    def whole(self) -> bool:
+        return isinstance(self.estimator.span, Whole)
+
 
 @pytest.fixture(params=ROWS, scope="module")
 def subject(request) -> Subject:
-    estimator = make(ROWS[request.param])
+    estimator = make(request.param)
     start = init(estimator, THETA, KEYS[0])
     estimate, state = window(estimator, THETA, start, KEYS[1])
-    return Subject(estimator, start, estimate, state)
+    return Subject(request.param, estimator, start, estimate, state)
 
 
 def shapes_of(tree) -> Any:
     return jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)
 
 
-def bits(tree):
-    tree = tree._replace(
-        unrolls=tree.unrolls._replace(key=jax.random.key_data(tree.unrolls.key))
-    )
-    return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]
+def choices(field) -> list[Any]:
+    """The values that a field of the config may have."""
+    flat = []
+    for value in get_args(get_type_hints(EstimatorConfig)[field]):
+        flat += get_args(value) or [None if value is type(None) else value]
+    return flat
 
 
-def test_every_credit_rule_has_a_row():
-    assert {name: type(credit) for name, credit in ROWS.items()} == CREDITS
-    for credit in ROWS.values():
-        assert dataclasses.replace(credit) == credit
-        assert hash(dataclasses.replace(credit)) == hash(credit)
+def test_every_estimator_that_a_config_allows_has_a_row():
+    allowed = set()
+    for combination in itertools.product(*map(choices, ("method", "credit", "span"))):
+        method, credit, span = combination
+        try:
+            EstimatorConfig(method=method, credit=credit, span=span)
+        except ValueError:
+            continue
+        # Evolution strategies without a credit have the usual one.
+        if method == "evolution" and credit is None:
+            credit = "persistent"
+        allowed.add((method, credit, span))
+    assert set(ROWS.values()) == allowed
+    assert {credit for _, credit, _ in allowed} == {None, *CREDITS}
+    assert {span for _, _, span in allowed} == set(SPANS)
+
+
+def test_methods_and_spans_are_values(subject):
+    again = make(subject.row)
+    for part in ("method", "span"):
+        one, two = (getattr(e, part) for e in (subject.estimator, again))
+        assert one == two
+        assert hash(one) == hash(two)
 
 
 def test_arguments_have_the_names_of_the_contract(subject):
-    for method in ("init", "estimate"):
-        own = inspect.signature(getattr(type(subject.estimator), method))
-        contract = inspect.signature(getattr(GradientEstimator, method))
-        assert list(own.parameters) == list(contract.parameters)
-    own = inspect.signature(type(subject.estimator.credit).assign)
-    assert list(own.parameters) == list(inspect.signature(Credit.assign).parameters)
+    pairs: list[tuple[Any, Any]] = [
+        (subject.estimator, GradientEstimator),
+        (subject.estimator.method, Method),
+    ]
+    credit = getattr(subject.estimator.method, "credit", None)
+    if credit is not None:
+        pairs.append((credit, Credit))
+    for own, contract in pairs:
+        for name in contract.__abstractmethods__:
+            got, want = (
+                list(inspect.signature(getattr(cls, name)).parameters)
+                for cls in (type(own), contract)
+            )
+            assert got == want, name
 
 
 def test_estimate_has_the_types_of_the_contract(subject):
@@ -89,6 +147,7 @@ def test_estimate_has_the_types_of_the_contract(subject):
         "valid": ((), "int32"),
         "non_finite": ((), "int32"),
         "restarts": ((), "int32"),
+        "inner_steps": ((), "int32"),
     }
     assert all(np.isfinite(x).all() for x in subject.estimate)
 
@@ -98,9 +157,12 @@ def test_state_keeps_its_types(subject):
     assert shapes_of(subject.state) == shapes_of(subject.start)
 
 
-def test_every_contribution_is_counted(subject):
-    assert int(subject.estimate.valid) == subject.estimator.pairs
-    assert int(subject.estimate.non_finite) == 0
+def test_everything_is_counted(subject):
+    estimator, estimate = subject.estimator, subject.estimate
+    assert int(estimate.valid) == estimator.units
+    assert int(estimate.non_finite) == 0
+    steps = HORIZON if subject.whole else WINDOW
+    assert int(estimate.inner_steps) == estimator.units * estimator.method.points * steps
 
 
 def test_problems_begin_with_the_first_window_and_after_their_horizon(subject):
@@ -109,33 +171,39 @@ def test_problems_begin_with_the_first_window_and_after_their_horizon(subject):
         estimate, state = window(subject.estimator, THETA, state, KEYS[i % 3])
         restarts.append(int(estimate.restarts))
         steps.append(np.unique(state.unrolls.step).tolist())
-    pairs = subject.estimator.pairs
-    assert restarts == [pairs, 0, 0, 0, pairs]
-    assert steps == [[2], [4], [6], [8], [2]]
+    units = subject.estimator.units
+    if subject.whole:
+        assert restarts == [units] * 5
+        assert steps == [[HORIZON]] * 5
+    else:
+        assert restarts == [units, 0, 0, 0, units]
+        assert steps == [[2], [4], [6], [8], [2]]
 
 
 def test_same_arguments_same_bits(subject):
-    estimate, state = window(subject.estimator, THETA, subject.start, KEYS[1])
-    for got, want in zip(estimate, subject.estimate, strict=True):
-        np.testing.assert_array_equal(got, want)
-    assert bits(state) == bits(subject.state)
+    again = window(subject.estimator, THETA, subject.start, KEYS[1])
+    assert bits(again) == bits((subject.estimate, subject.state))
 
 
 def test_another_key_another_estimate(subject):
     estimate, _ = window(subject.estimator, THETA, subject.start, KEYS[2])
-    assert (estimate.gradient != subject.estimate.gradient).all()
+    assert estimate.meta_loss != subject.estimate.meta_loss
+    # Derivatives of these problems are the same for all of them.
+    random = ROWS[subject.row][0] == "evolution"
+    assert (estimate.gradient != subject.estimate.gradient).all() == random
 
 
 def test_theta_is_where_it_is_estimated(subject):
-    """The loss of `Influence` falls with theta in the first window."""
+    """Were it larger by 1, as much more would the loss be as its gradient says."""
     estimate, _ = window(subject.estimator, THETA + 1.0, subject.start, KEYS[1])
     change = float(estimate.meta_loss - subject.estimate.meta_loss)
-    # Half of the two losses have seen theta, and twice as much of it.
-    assert change == pytest.approx(-1.0, rel=1e-5)
+    # In the first window nothing is truncated yet.
+    want = FULL_GRADIENT if subject.whole else TRUNCATED_GRADIENT
+    assert change == pytest.approx(want, rel=1e-5)
 
 
 def test_another_step_is_no_new_program(subject):
-    equal, other = make(subject.estimator.credit), THETA + 1.0
+    equal, other = make(subject.row), THETA + 1.0
     with assert_no_recompile():
         window(subject.estimator, other, subject.state, KEYS[2])
         # Nor is an equal estimator.

@@ -9,10 +9,8 @@ import pytest
 
 from l2o.learned import LearnableAdam
 from meta_test.families import FAMILIES, TYPICAL, build_family
-from meta_train.config import OuterConfig
-from meta_train.outer import OuterTrainer
 from tests.contracts.task_rows import AUGMENTED, ROWS
-from tests.meta_train.problems import strategies
+from tests.meta_train.problems import make_estimator, make_trainer, strategies
 
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -34,17 +32,16 @@ def train(trainer):
 
 @pytest.mark.parametrize("name", FOUND)
 def test_meta_gradients_are_finite(name):
-    estimator = strategies(
-        FOUND[name](), LearnableAdam(), horizon=4, window=2, sigma=0.1, pairs=2
+    estimator = make_estimator(
+        FOUND[name](), LearnableAdam(), strategies(sigma=0.1), horizon=4, pairs=2
     )
-    config = OuterConfig(steps=OUTER_STEPS, steps_per_dispatch=OUTER_STEPS)
-    trainer = OuterTrainer(estimator, estimator.lopt, config)
+    trainer = make_trainer(estimator, steps=OUTER_STEPS, steps_per_dispatch=OUTER_STEPS)
     start, state, metrics = train(trainer)
     assert metrics.gradient_norm.shape == (OUTER_STEPS,)
     assert jnp.isfinite(metrics.gradient_norm).all()
     # A window may say nothing: bfloat16 rounds, stale losses are of the start.
     assert (metrics.gradient_norm > 0).sum() >= 5
     assert jnp.isfinite(metrics.meta_loss).all()
-    np.testing.assert_array_equal(metrics.non_finite, 0)
+    np.testing.assert_array_equal(metrics.families.non_finite, 0)
     assert jnp.isfinite(state.theta).all()
     assert not jnp.array_equal(state.theta, start)

@@ -346,7 +346,7 @@ TRAINING = """
 import concurrent.futures, hashlib, json
 import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
-from l2o.learned import LearnableAdam, SmallFC
+from l2o.learned import LearnableSGD, SmallFC
 from meta_train.build import state_sharding
 from meta_train.estimators.credit import Persistent
 from meta_train.estimators.mixture import Mixture
@@ -360,7 +360,8 @@ DIGITS = ImageMLP(load("digits"), hidden=(8,), batch_size=8)
 PES = strategies(Persistent(), sigma=0.01)
 RUNS = {
     "sampled": (SmallFC(hidden_size=1, hidden_layers=1), PES, (DIGITS, Polynomial())),
-    "mixture": (LearnableAdam(), Mixture(Gaussian(0.1)), (DIGITS,)),
+    # Not of Adam, whose division by a scalar is a product on one device alone.
+    "mixture": (LearnableSGD(), Mixture(Gaussian(0.1)), (DIGITS,)),
 }
 
 def trainer_on(name, devices):
