@@ -95,9 +95,9 @@ class List(Common):
 
 @dataclass(frozen=True)
 class Bench(Common):
-    """Measure a cost: of meta-training beside SGD, a step beside AdamW, or of tasks."""
+    """Measure: meta-training beside SGD, estimators of its gradient, a step, tasks."""
 
-    what: Positional[Literal["meta-training", "step", "tasks"]]
+    what: Positional[Literal["meta-training", "estimators", "step", "tasks"]]
     """The benchmark."""
     optimizer: str = "small_fc"
     """The architecture: in a step at its published sizes, else at its defaults."""
@@ -113,6 +113,8 @@ class Bench(Common):
     """Number of dense layers, in a step."""
     programs: int = 4
     """Tasks that are drawn from each distribution, in tasks."""
+    out: Annotated[str, arg(metavar="FILE")] = "estimators.png"
+    """The picture, of estimators."""
 
 
 @dataclass(frozen=True)
@@ -297,6 +299,15 @@ def _bench(command: Bench) -> int:
         result = tasks(command.programs, _say)
         if not command.json:
             print(text(result))
+            return 0
+    elif command.what == "estimators":
+        from meta_train.bench import estimators
+
+        result = estimators.estimators(_say)
+        estimators.write(result, Path(command.out))
+        _say(f"figure: {command.out}")
+        if not command.json:
+            print(estimators.text(result))
             return 0
     elif command.what == "step":
         from meta_train.bench.step import step

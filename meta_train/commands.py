@@ -198,7 +198,7 @@ def listing(what: str) -> dict[str, dict[str, Any]]:
         "augmentations": lambda: {n: first_line(c) for n, c in AUGMENTATIONS.items()},
         "suites": lambda: {n: describe_suite(s) for n, s in SUITES.items()},
         "datasets": lambda: {n: describe_dataset(n) for n in DATASETS},
-        "configs": lambda: {n: _describe(configs.load(n)) for n in configs.names()},
+        "configs": lambda: {n: _describe(n) for n in configs.names()},
     }
     kinds = {
         "all": tuple(makers),
@@ -433,11 +433,12 @@ def _summary(
     return summary
 
 
-def _describe(config: TrainConfig) -> str:
+def _describe(name: str) -> str:
+    config = configs.load(name)
     tables = (config.task,) if isinstance(config.task, dict) else config.task
     tasks = [str(t.get("name", t.get("family", t.get("suite")))) for t in tables]
     return (
-        f"{config.optimizer.get('arch')} on {', '.join(tasks)}, "
+        f"{configs.about(name)}: {config.optimizer.get('arch')} on {', '.join(tasks)}, "
         f"{config.outer.steps:,} outer steps, {config.estimator.pairs} pairs"
     )
 

@@ -264,6 +264,11 @@ def names() -> list[str]:
     )
 
 
+def about(name: str) -> str:
+    """What a packaged config is: the comment in its first line."""
+    return _read(name).splitlines()[0].removeprefix("# ")
+
+
 def load(source: str, overrides: Iterable[str] = ()) -> TrainConfig:
     """Reads a config.
 

@@ -161,8 +161,9 @@ def test_everything_is_counted(subject):
     estimator, estimate = subject.estimator, subject.estimate
     assert int(estimate.valid) == estimator.units
     assert int(estimate.non_finite) == 0
+    unrolls = estimator.units * estimator.method.points
     steps = HORIZON if subject.whole else WINDOW
-    assert int(estimate.inner_steps) == estimator.units * estimator.method.points * steps
+    assert int(estimate.inner_steps) == unrolls * steps
 
 
 def test_problems_begin_with_the_first_window_and_after_their_horizon(subject):

@@ -1,5 +1,7 @@
 """Each network against the matrix products that it stands for."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,6 +68,37 @@ def test_elementwise_mlp_is_a_matrix_product_at_every_entry(
     want = plain_mlp(layers, features, scales, shape)
     for g, w in zip(got, want, strict=True):
         np.testing.assert_allclose(np.broadcast_to(g, shape), w, rtol=1e-6, atol=1e-6)
+
+
+def test_elementwise_mlp_has_the_derivatives_of_its_arithmetic():
+    """Which its rule for differentiation takes another way to."""
+    shape, feature_shapes = (4, 3), [(4, 3), (4, 1), (1, 3), (1, 1)]
+    features, layers = random_inputs(feature_shapes, (4,))
+    scales = jnp.linspace(0.5, 2.0, len(features))
+    weights = np.random.default_rng(2).normal(size=(2, *shape)).astype(np.float32)
+
+    def loss(function, layers, features, scales):
+        outputs = function(layers, features, scales, shape)
+        return sum(
+            jnp.sum(w * jnp.broadcast_to(o, shape))
+            for w, o in zip(weights, outputs, strict=True)
+        )
+
+    arithmetic = elementwise_mlp.__wrapped__
+    given = layers, [jnp.array(f) for f in features], scales
+    got, want = (
+        jax.grad(functools.partial(loss, function), argnums=(0, 1, 2))(*given)
+        for function in (elementwise_mlp, arithmetic)
+    )
+    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-5)
+    # Forward mode too.
+    tangents = jax.tree.map(jnp.ones_like, given)
+    moved, expected = (
+        jax.jvp(functools.partial(loss, function), given, tangents)[1]
+        for function in (elementwise_mlp, arithmetic)
+    )
+    assert float(moved) == pytest.approx(float(expected), rel=1e-5)
 
 
 @SHAPES

@@ -263,7 +263,8 @@ def make_trainer(
 ) -> OuterTrainer:
     """Meta-training on families without names of their own, by default with Adam."""
     count = len(estimators)
-    config = OuterConfig(**({"steps": 10, "steps_per_dispatch": 1} | outer))
+    fields: dict[str, Any] = {"steps": 10, "steps_per_dispatch": 1, **outer}
+    config = OuterConfig(**fields)
     return OuterTrainer(
         estimators=estimators,
         mix=FamilyMix(
@@ -319,7 +320,7 @@ def bits(tree: Any) -> list[bytes]:
     return [
         np.asarray(
             jax.random.key_data(x)
-            if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+            if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
             else x
         ).tobytes()
         for x in jax.tree.leaves(tree)

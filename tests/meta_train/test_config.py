@@ -2,10 +2,12 @@
 
 import re
 
+import jax
 import pytest
 
 from l2o.config import build, to_dict
 from meta_train import config as configs
+from meta_train.build import build_trainer
 from meta_train.config import TrainConfig
 from tests.helpers import run_python
 from tests.meta_train import runs
@@ -29,6 +31,15 @@ def test_packaged_configs(name):
     config = configs.load(name)
     assert config.name == name
     assert build(TrainConfig, to_dict(config)) == config
+
+
+@pytest.mark.parametrize("name", configs.names())
+def test_packaged_configs_can_be_built(name):
+    trainer = build_trainer(configs.load(name))
+    shapes = jax.eval_shape(trainer.init, jax.random.key(0))
+    assert len(shapes.particles) == len(trainer.mix.names)
+    # What a person reads in a list.
+    assert len(configs.about(name)) > 20
 
 
 def test_the_default_is_packaged():

@@ -42,13 +42,13 @@ def summed(evolution, backprop):
 
 
 def test_weights_are_inverse_variances_entry_by_entry():
-    """Of the first entry: means 2 and 4, variances 1 and 3, so 3/4 of 2 and 1/4 of 4."""
+    """Means 2 and 4, variances 1 and 3: 3/4 of 2 and 1/4 of 4."""
     sums = summed(
         evolution=[[1.0, 1.0], [3.0, 3.0]],
         backprop=[[4.0 - 3**0.5, 5.0], [4.0 + 3**0.5, 5.0]],
     )
     got = MIXTURE.combine(sums, jnp.int32(2))
-    # And of the second backpropagation alone, which is sure of it.
+    # Of the second entry backpropagation is sure, and counts alone.
     np.testing.assert_allclose(got, [2.5, 5.0], rtol=1e-6)
 
 

@@ -85,8 +85,8 @@ START = np.array([1.0, -2.0], np.float32)
 
 
 def trained(*estimators, **fields):
-    fields = {"tx": optax.sgd(0.5)} | fields
-    trainer = make_trainer(*estimators, **fields)
+    settings: dict[str, Any] = {"tx": optax.sgd(0.5), **fields}
+    trainer = make_trainer(*estimators, **settings)
     first, second = jnp.split(jnp.array(START), 2)
     start = trainer.init(jax.random.key(0), {"first": first, "second": second})
     return run(trainer, start)
@@ -232,7 +232,7 @@ def test_result_is_the_average_if_there_is_one():
 
 
 def test_frozen_tensors_stay_bitwise_under_weight_decay():
-    states, metrics = trained(
+    states, _ = trained(
         told([1.0, 1.0], [1.0, 1.0], [-1.0, 1.0]),
         tx=optax.adamw(0.1, weight_decay=0.5),
         freeze=("first",),
@@ -259,7 +259,7 @@ def test_the_meta_gradient_is_clipped_by_entry_then_by_norm(clip, clip_norm, wan
     config = OuterConfig(clip=clip, clip_norm=clip_norm, learning_rate=0.5)
     tx = build_outer_optimizer(config, {"name": "sgd"})
     gradient = jnp.array([3.0, -4.0])
-    updates, _ = tx.update(gradient, tx.init(gradient), gradient)
+    updates: Any = tx.update(gradient, tx.init(gradient), gradient)[0]
     np.testing.assert_allclose(updates, -0.5 * np.array(want), rtol=1e-6)
 
 
@@ -356,7 +356,7 @@ from tests.meta_train.problems import (
     Polynomial, make_estimator, make_trainer, strategies
 )
 
-DIGITS = ImageMLP(load("digits"), hidden=(8,), batch_size=8)
+DIGITS = ImageMLP(load("digits"), hidden=(), batch_size=8)
 PES = strategies(Persistent(), sigma=0.01)
 RUNS = {
     "sampled": (SmallFC(hidden_size=1, hidden_layers=1), PES, (DIGITS, Polynomial())),

@@ -98,7 +98,7 @@ def test_mixture_leaves_out_both_shares_of_such_a_unit():
 
 
 def test_below_a_cap_a_pair_that_is_not_finite_counts_as_it_and_begins_anew():
-    """As its minus side would, had it that loss: credit * (plus - cap) / (2 sigma^2)."""
+    """As if its minus side had that loss: credit * (plus - cap) / (2 sigma^2)."""
     cap = 100.0
     plain, capped = (influence(PES, meta_loss=MetaLoss(cap=x)) for x in (0.0, cap))
     broken = broken_state(plain, [VICTIM])
@@ -170,7 +170,7 @@ def lengths(estimator, count):
         assert (horizons == HORIZON).all()
         begun.append(steps == horizons)
     ends = np.array(begun).T
-    return [np.diff([-1, *np.flatnonzero(row)]).tolist() for row in ends]
+    return [np.diff(np.flatnonzero(row), prepend=-1).tolist() for row in ends]
 
 
 @pytest.mark.parametrize(("stagger", "first"), [(1.0, {1, 2, 3, 4}), (0.5, {3, 4})])
@@ -205,9 +205,13 @@ def test_a_schedule_is_told_the_outer_step():
 
 
 def test_fixed_order_sum_adds_one_row_after_another():
-    rows = np.array([[1e8], [1.0], [-1e8], [1.0]], np.float32)
-    # In this order the first 1 is lost in float32, whatever the compiler would choose.
-    assert float(fixed_order_sum(jnp.array(rows))[0]) == 1.0
+    """A plain sum of so many rows is made in another order."""
+    rows = np.asarray(jax.random.normal(KEYS[0], (64, 3)))
+    total = np.zeros(3, np.float32)
+    for row in rows:
+        total = total + row
+    np.testing.assert_array_equal(fixed_order_sum(jnp.array(rows)), total)
+    assert (fixed_order_sum(jnp.array(rows[::-1])) != total).any()
     counts = fixed_order_sum(jnp.array([1, 2, 3], jnp.int32))
     assert (int(counts), counts.dtype) == (6, jnp.int32)
 

@@ -1,0 +1,281 @@
+"""From names and numbers of a config to the objects of a run."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import l2o
+from l2o.config import build
+from l2o.learned import LSTM, SmallFC
+from meta_test.suites import suite_named
+from meta_train.build import (
+    build_families,
+    build_method,
+    build_outer_optimizer,
+    build_trainer,
+    warm_start,
+)
+from meta_train.config import EstimatorConfig, OuterConfig, TrainConfig
+from meta_train.estimators.backpropagation import Backpropagation
+from meta_train.estimators.credit import Fresh, Persistent, Reused
+from meta_train.estimators.evolution import EvolutionStrategies
+from meta_train.estimators.mixture import Mixture
+from meta_train.estimators.span import Truncated, Whole
+from meta_train.perturb import Gaussian
+from tests.meta_train.problems import Influence, Jump, Polynomial
+
+
+# The outer optimizer
+
+
+GRADIENTS = np.array([[0.5, -1.0], [2.0, 0.1], [-0.3, 0.4]], np.float32)
+
+
+def moved(tx, start=(1.0, -2.0)):
+    """Thetas under `GRADIENTS`."""
+    theta = jnp.array(start)
+    state, thetas = tx.init(theta), []
+    for gradient in GRADIENTS:
+        updates, state = tx.update(jnp.array(gradient), state, theta)
+        theta = optax.apply_updates(theta, updates)
+        thetas.append(np.asarray(theta))
+    return np.array(thetas)
+
+
+@pytest.mark.parametrize(
+    ("table", "want"),
+    [
+        ({"name": "sgd", "momentum": 0.5}, optax.sgd(0.1, momentum=0.5)),
+        (
+            {"name": "adamw", "b1": 0.5, "weight_decay": 0.2},
+            optax.adamw(0.1, b1=0.5, weight_decay=0.2),
+        ),
+        ({"name": "contrib.muon", "beta": 0.5}, optax.contrib.muon(0.1, beta=0.5)),
+    ],
+)
+def test_any_optax_transformation_moves_theta(table, want):
+    config = OuterConfig(steps=10, steps_per_dispatch=10, learning_rate=0.1, clip=0.0)
+    got = moved(build_outer_optimizer(config, table))
+    np.testing.assert_allclose(got, moved(want), rtol=1e-6)
+    # Under decay the gradient is not all that counts.
+    assert len(np.unique(np.round(np.diff(got, axis=0), 6))) > 2
+
+
+def test_learning_rate_is_warmed_up_and_falls_along_half_a_cosine():
+    config = OuterConfig(
+        steps=8,
+        steps_per_dispatch=8,
+        learning_rate=2.0,
+        warmup=2,
+        final_fraction=0.25,
+        clip=0.0,
+    )
+    tx = build_outer_optimizer(config, {"name": "sgd"})
+    theta = jnp.zeros(1)
+    state, rates = tx.init(theta), []
+    for _ in range(9):
+        updates, state = tx.update(jnp.ones(1), state, theta)
+        rates.append(-np.asarray(updates)[0])
+    cosine = 0.5 * (1 + np.cos(np.pi * np.arange(7) / 6))
+    want = [0.0, 1.0, *(0.5 + 1.5 * cosine)]
+    np.testing.assert_allclose(rates, want, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"name": "adamm"}, r"outer_optimizer\.name must be a .*, got 'adamm' \(did "),
+        ({}, r"outer_optimizer\.name must be a function of optax .*, got ''"),
+        # Not an optimizer, though it is in optax.
+        ({"name": "clip"}, r"outer_optimizer\.name must be a .*, got 'clip'"),
+        (
+            {"name": "adam", "b3": 0.5},
+            r"outer_optimizer\.b3 must be an argument of optax\.adam, one of b1, b2, ",
+        ),
+        ({"name": "sgd", "learning_rate": 1.0}, r"outer_optimizer\.learning_rate must"),
+        (
+            {"name": "contrib.dpsgd"},
+            r"outer_optimizer: optax\.contrib\.dpsgd: .* missing 3 required",
+        ),
+    ],
+)
+def test_a_wrong_outer_optimizer_is_refused_in_one_line(table, message):
+    with pytest.raises(ValueError, match=f"^{message}") as caught:
+        build_outer_optimizer(OuterConfig(), table)
+    assert "\n" not in str(caught.value)
+
+
+# The estimator
+
+
+@pytest.mark.parametrize(
+    ("fields", "want"),
+    [
+        ({}, EvolutionStrategies(Persistent(), Gaussian(0.01))),
+        ({"credit": "fresh"}, EvolutionStrategies(Fresh(), Gaussian(0.01))),
+        (
+            {"credit": "reused", "difference": "sign"},
+            EvolutionStrategies(Reused(), Gaussian(0.01), difference="sign"),
+        ),
+        ({"method": "backpropagation"}, Backpropagation()),
+        (
+            {"method": "mixture", "sigma": 0.1, "sigma_of": {"a": 0.2}},
+            Mixture(Gaussian(0.1, (("a", 0.2),))),
+        ),
+    ],
+)
+def test_methods_are_what_the_config_says(fields, want):
+    assert build_method(EstimatorConfig(**fields)) == want
+
+
+def test_tensors_that_are_frozen_are_not_perturbed():
+    """Whatever deviation they were given."""
+    config = EstimatorConfig(sigma=0.5, sigma_of={"*": 0.25})
+    method = build_method(config, freeze=("first",))
+    assert isinstance(method, EvolutionStrategies)
+    np.testing.assert_array_equal(method.noise.deviations(Jump()), [0.0, 0.25])
+
+
+BASE: dict[str, Any] = {
+    "name": "given",
+    "optimizer": {"arch": "learnable_sgd"},
+    "task": {"family": "quadratic", "dim": 2},
+    "schedule": {"kind": "constant", "horizon": 10},
+    "estimator": {"window": 5},
+}
+
+
+def built(*family, **tables) -> Any:
+    """A trainer, of a config with fields of these tables replaced."""
+    mapping = dict(BASE)
+    for name, value in tables.items():
+        mapping[name] = value if name == "task" else mapping.get(name, {}) | value
+    return build_trainer(build(TrainConfig, mapping), *family)
+
+
+TWO = [
+    {"family": "quadratic", "dim": 2, "weight": 3},
+    {"family": "nonconvex", "dim": 2, "name": "valley"},
+    {"family": "quadratic", "dim": 4},
+]
+
+
+def test_families_of_a_list_have_names_and_weights():
+    members = build_families(TWO)
+    assert list(members) == ["quadratic", "valley", "quadratic-2"]
+    assert [member.weight for member in members.values()] == [3.0, 1.0, 1.0]
+    trainer = built(task=TWO, outer={"families_per_step": 2})
+    assert trainer.mix.names == tuple(members)
+    assert trainer.mix.weights == (3.0, 1.0, 1.0)
+    assert trainer.mix.per_step == 2
+    shapes = [
+        jax.eval_shape(e.family.task(e.family.nominal()).init, jax.random.key(0))
+        for e in trainer.estimators
+    ]
+    assert shapes[0] != shapes[2]
+
+
+def test_all_families_take_part_unless_told_otherwise():
+    assert built(task=TWO).mix.takes_all
+    assert built().mix.names == ("quadratic",)
+
+
+def test_a_suite_gives_the_families_of_its_cells():
+    name = "train-small"
+    members = build_families({"suite": name})
+    assert list(members) == [cell.name for cell in suite_named(name, where="").cells]
+
+
+def test_families_of_the_callers_own():
+    trainer = built(Polynomial())
+    assert trainer.mix.names == ("Polynomial",)
+    both = built({"one": Polynomial(), "two": Influence()})
+    assert both.mix.names == ("one", "two")
+    assert isinstance(both.estimators[1].family, Influence)
+
+
+def test_parts_are_what_the_config_says():
+    trainer = built(
+        estimator={"span": "problem", "window": 2, "pairs": 12, "block": 3},
+        meta_loss={"reduce": "last", "cap": 5.0},
+        outer={"balance": 0.5},
+    )
+    (estimator,) = trainer.estimators
+    assert estimator.span == Whole(2)
+    assert (estimator.units, estimator.block) == (12, 3)
+    assert (estimator.meta_loss.reduce, estimator.meta_loss.cap) == ("last", 5.0)
+    assert trainer.mix.balance == 0.5
+    assert built().estimators[0].span == Truncated(5)
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        (
+            {"outer": {"families_per_step": 2}},
+            "outer.families_per_step must be at most the 1 families of task, got 2",
+        ),
+        ({"task": []}, "task must have at least one family, got none"),
+        (
+            {"task": [{"family": "quadratic", "weight": 0}]},
+            "task[0].weight must be a finite number above 0, got 0",
+        ),
+        ({"task": {"suite": "train-smal"}}, "task.suite must be one of"),
+        (
+            {"task": {"suite": "train-small", "dim": 3}},
+            "task must have a suite or a family, got a suite and dim",
+        ),
+        (
+            {"estimator": {"sigma_of": {"log_rat": 0.1}}},
+            "estimator.sigma_of: a pattern must match a tensor of theta, one of ",
+        ),
+        (
+            {"outer": {"freeze": ["none/*"]}},
+            "outer.freeze: a pattern must match a tensor of theta, one of ",
+        ),
+        (
+            {"estimator": {"window": 3}},
+            "estimator.window must divide the schedule's horizons, got window 3 and ",
+        ),
+        (
+            {"meta_loss": {"reduce": "median"}},
+            "meta_loss: reduce must be one of",
+        ),
+        ({"meta_loss": {"scale": "root"}}, "meta_loss: scale must be one of"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_in_one_line(tables, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        built(**tables)
+    assert "\n" not in str(caught.value)
+
+
+# The first theta
+
+
+def test_a_warm_start_takes_theta_as_it_is(tmp_path):
+    lopt = LSTM(hidden_size=2, num_layers=1)
+    theta = lopt.init_theta(jax.random.key(3))
+    l2o.save(tmp_path / "saved", lopt, theta)
+    got = warm_start(str(tmp_path / "saved"), lopt)
+    jax.tree.map(np.testing.assert_array_equal, got, theta)
+    for other in (LSTM(hidden_size=3, num_layers=1), SmallFC(hidden_size=2)):
+        message = rf"^warm_start must have the tensors of {type(other).__name__}, "
+        with pytest.raises(ValueError, match=message) as caught:
+            warm_start(str(tmp_path / "saved"), other)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_trainer_begins_with_the_theta_that_it_is_given():
+    trainer = built()
+    theta = trainer.lopt.init_theta(jax.random.key(5))
+    theta = jax.tree.map(lambda x: x + 1.0, theta)
+    state = jax.eval_shape(trainer.init, jax.random.key(0))
+    begun = trainer.init(jax.random.key(0), theta)
+    assert jax.tree.structure(begun) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, trainer.result(begun), theta)
