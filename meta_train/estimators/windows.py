@@ -124,13 +124,17 @@ class WindowEstimator(GradientEstimator):
         shape = (self.num_blocks, self.block)
         points = (*shape, self.method.points)
         memory = self.method.init(theta)
-        return UnitState(
+        units = UnitState(
             unrolls=jax.tree.map(
                 lambda x: jnp.zeros(points + x.shape, x.dtype),
                 jax.eval_shape(state, theta),
             ),
-            memory=jax.tree.map(lambda x: jnp.zeros(shape + x.shape), memory),
+            memory=jax.tree.map(lambda x: jnp.zeros(shape + x.shape, x.dtype), memory),
             broken=jnp.zeros(shape, bool),
+        )
+        # As they are after every window, so that the first is the same program.
+        return jax.lax.with_sharding_constraint(
+            units, NamedSharding(self.mesh, P(AXIS))
         )
 
     def estimate(

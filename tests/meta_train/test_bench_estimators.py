@@ -58,7 +58,7 @@ def influence():
         window=WINDOW,
         sigma=0.5,
         units=64,
-        problems=64,
+        problems=16,
     )
 
 
@@ -74,9 +74,11 @@ def influence():
 def test_windows_of_a_problem_are_one_estimate(influence, estimator, want):
     """False alarms: below 1e-5; the mean within 4.5 of its standard errors."""
     found = measure(influence, ESTIMATORS[estimator])
-    assert found.gradients.shape == (64, 1)
+    # Eight times as many where nothing is differentiated.
+    count = 16 if "mixture" in estimator else 128
+    assert found.gradients.shape == (count, 1)
     assert found.inner_steps == 2 * 64 * HORIZON
-    error = found.gradients.std() / np.sqrt(64)
+    error = found.gradients.std() / np.sqrt(count)
     assert error < 0.1
     assert abs(found.gradients.mean() - want) < 4.5 * error + 1e-5
 

@@ -148,27 +148,30 @@ def test_families_are_drawn_as_often_as_their_weights_say():
     assert chi_square((~two).sum(axis=0), left_out) < 23
 
 
-def test_a_family_that_is_not_drawn_is_left_as_it_is():
-    one, two = np.full((40, 2), 1.0), np.full((40, 2), 2.0)
-    states, metrics = trained(told(*one), told(*two), per_step=1, weights=(1.0, 3.0))
+def test_families_that_are_not_drawn_are_left_as_they_are():
+    """Two of three in a step, which then count alike: their weights are in the draw."""
+    values = np.array([1.0, 2.0, 4.0])
+    states, metrics = trained(
+        *(told(*np.full((40, 2), value)) for value in values),
+        per_step=2,
+        weights=(1.0, 3.0, 2.0),
+    )
     used = np.asarray(metrics.families.used, bool)
-    assert (used.sum(axis=1) == 1).all()
-    assert used.any(axis=0).all()
-    # It is not called, and says nothing.
-    for i in (0, 1):
+    assert (used.sum(axis=1) == 2).all()
+    assert not used.all(axis=0).any()
+    # The third is not called, and says nothing.
+    for i in range(3):
         np.testing.assert_array_equal(states.particles[i], used[:, i].cumsum())
     families = metrics.families
     for field in (families.meta_loss, families.gradient_norm):
         np.testing.assert_array_equal(np.isnan(field), ~used)
     for field in (families.valid, families.non_finite, families.restarts):
         np.testing.assert_array_equal(np.asarray(field) > 0, used)
-    np.testing.assert_array_equal(metrics.inner_steps, 1)
-    # The other counts whole, whatever its weight.
-    moves = np.where(used[:, :1], 1.0, 2.0)
-    np.testing.assert_allclose(
-        states.theta, START - 0.5 * np.broadcast_to(moves, (40, 2)).cumsum(axis=0)
-    )
-    np.testing.assert_allclose(metrics.meta_loss, 2 * moves[:, 0])
+    np.testing.assert_array_equal(metrics.inner_steps, 2)
+    moves = np.broadcast_to((used @ values / 2)[:, None], (40, 2))
+    thetas = START - 0.5 * moves.cumsum(axis=0)
+    np.testing.assert_allclose(states.theta, thetas, rtol=1e-6)
+    np.testing.assert_allclose(metrics.meta_loss, 2 * moves[:, 0], rtol=1e-6)
 
 
 def test_balance_divides_by_the_running_root_mean_square_of_entries():
