@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 
@@ -216,10 +217,16 @@ def build_outer_optimizer(
     if config.clip_norm:
         parts.append(optax.clip_by_global_norm(config.clip_norm))
     try:
-        parts.append(makers[name](schedule, **fields))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"outer_optimizer: optax.{name}: {error}") from error
-    return optax.chain(*parts)
+        tx = optax.chain(*parts, makers[name](schedule, **fields))
+        # Some need more than a gradient, or a learning rate that is a number.
+        theta = jax.ShapeDtypeStruct((2,), jnp.float32)
+        jax.eval_shape(lambda x: tx.update(x, tx.init(x), x), theta)
+    except Exception as error:
+        raise ValueError(
+            f"outer_optimizer.name must be one that moves theta by its gradient alone, "
+            f"optax.{name} does not with these arguments: {' '.join(str(error).split())}"
+        ) from error
+    return tx
 
 
 def warm_start(source: str, lopt: LearnedOptimizer) -> Theta:

@@ -12,7 +12,8 @@ def use_all_cores() -> None:
     """Gives JAX a CPU device per core, unless the user or an accelerator decides.
 
     Blocks of particles then run side by side, which on CPUs is faster than sharing each
-    small operation between cores. Results do not depend on it. Has no effect on
+    small operation between cores. Results do not depend on it: there are two at least,
+    since programs for one alone may have other last bits. Has no effect on
     accelerators, nor once JAX is in use.
     """
     if (
@@ -25,7 +26,7 @@ def use_all_cores() -> None:
         len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     )
     with contextlib.suppress(RuntimeError):  # JAX is in use.
-        jax.config.update("jax_num_cpu_devices", cores)
+        jax.config.update("jax_num_cpu_devices", max(2, cores))
 
 
 def compiler_options() -> dict[str, Any]:

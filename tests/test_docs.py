@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import tomllib
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import l2o
 from l2o.learned import per_parameter
 from l2o.learned.facts import table
 from l2o.learned.per_parameter import plain_outputs
+from meta_train.build import build_families, build_trainer
 from meta_train.commands import listing
 from tests.helpers import ROOT
 
@@ -81,3 +83,18 @@ def test_the_readable_mlp_is_the_one_that_runs():
     )
     source = re.sub(r' *r""".*?"""\n', "", inspect.getsource(plain_outputs), flags=re.S)
     assert shown == source
+
+
+def test_configs_of_the_page_on_meta_training():
+    page = (ROOT / "docs" / "meta_training.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    (tables,) = re.findall(r"^```toml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    families = build_families(tuple(tomllib.loads(tables)["task"]))
+    assert {name: f.weight for name, f in families.items()} == {
+        "digits": 2.0,
+        "quadratic": 1.0,
+    }
+    trainer = build_trainer(scope["config"])
+    assert trainer.mix.names == ("image_mlp",)

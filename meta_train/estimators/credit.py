@@ -73,8 +73,9 @@ class Persistent(Credit):
 class Reused(Credit):
     """Noise is drawn for each problem, kept for all its windows, and credited for them.
 
-    Noise-reuse evolution strategies (Li et al. 2023, arXiv 2304.12180): unbiased, and
-    with less variance than `Persistent`, whose credit grows with every window.
+    Noise-reuse evolution strategies (Li et al. 2023, arXiv 2304.12180): unbiased,
+    and mostly with less variance than `Persistent`, whose credit grows with every
+    window.
     """
 
     def init(self, theta: jax.Array) -> Any:

@@ -16,7 +16,7 @@ from meta_train.estimators.base import (
 )
 from meta_train.estimators.credit import Credited
 from meta_train.estimators.method import Method, Outcome
-from meta_train.estimators.span import Span
+from meta_train.estimators.span import Span, Whole
 from meta_train.estimators.words import from_words, to_words
 from meta_train.meta_loss import MetaLoss, Readings
 from meta_train.schedules import TruncationSchedule
@@ -75,7 +75,9 @@ class WindowEstimator(GradientEstimator):
 
     Units live in blocks of `block`. A block is computed whole, on one device, from a
     key that depends on its number alone, and block sums are added in the order of these
-    numbers: the estimate does not depend on how many devices there are.
+    numbers: the estimate does not depend on how many devices there are. (XLA may still
+    simplify the arithmetic of a block otherwise for one device than for several, whose
+    programs it partitions; where it does, several agree and one has other last bits.)
 
     A unit with a loss or a contribution that is not finite contributes nothing, is
     counted, and starts a new problem.
@@ -107,6 +109,11 @@ class WindowEstimator(GradientEstimator):
 
     def __post_init__(self) -> None:
         require_range("stagger", self.stagger, 0.0, 1.0)
+        if self.stagger and isinstance(self.span, Whole):
+            # They would go on past their horizons.
+            raise ValueError(
+                f"stagger must be 0 where problems are whole, got {self.stagger}"
+            )
 
     @property
     def num_blocks(self) -> int:

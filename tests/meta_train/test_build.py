@@ -100,8 +100,11 @@ def test_learning_rate_is_warmed_up_and_falls_along_half_a_cosine():
         ({"name": "sgd", "learning_rate": 1.0}, r"outer_optimizer\.learning_rate must"),
         (
             {"name": "contrib.dpsgd"},
-            r"outer_optimizer: optax\.contrib\.dpsgd: .* missing 3 required",
+            r"outer_optimizer\.name must be one .* optax\.contrib\.dpsgd .* missing 3 ",
         ),
+        # It asks for the loss at every step.
+        ({"name": "lbfgs"}, r"outer_optimizer\.name must be one .* optax\.lbfgs does"),
+        ({"name": "rprop"}, r"outer_optimizer\.name must be one .* optax\.rprop does"),
     ],
 )
 def test_a_wrong_outer_optimizer_is_refused_in_one_line(table, message):

@@ -148,18 +148,24 @@ class Coarse(Credit):
         return self.credit.assign(memory, jnp.round(16 * fresh) / 16, restarted)
 
 
-def test_one_window_a_problem_is_full_evolution_strategies_for_every_credit():
+@pytest.mark.parametrize(
+    ("credit", "span", "window"),
+    [
+        (Persistent(), Truncated, HORIZON),
+        (Reused(), Truncated, HORIZON),
+        # And so are whole problems, though in several windows.
+        (Fresh(), Whole, WINDOW),
+    ],
+)
+def test_one_window_a_problem_is_full_evolution_strategies(credit, span, window):
     """Bit for bit: every window begins a problem, and nothing is carried over.
 
     Of numbers that need no rounding, which may differ from program to program.
     """
-    coarse = lambda credit, **fields: gradients(Coarse(credit), **fields)
-    full = coarse(Fresh())
+    full = gradients(Coarse(Fresh()))
     assert len(np.unique(full)) > CYCLES / 4
-    for credit in (Persistent(), Reused()):
-        np.testing.assert_array_equal(coarse(credit), full)
-    # And so are whole problems, though in several windows.
-    np.testing.assert_array_equal(coarse(Fresh(), span=Whole, window=WINDOW), full)
+    got = gradients(Coarse(credit), span=span, window=window)
+    np.testing.assert_array_equal(got, full)
 
 
 @pytest.mark.statistical

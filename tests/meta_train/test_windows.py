@@ -9,6 +9,7 @@ from meta_train.estimators.backpropagation import Backpropagation
 from meta_train.estimators.base import fixed_order_sum
 from meta_train.estimators.credit import Persistent
 from meta_train.estimators.mixture import Mixture
+from meta_train.estimators.span import Whole
 from meta_train.meta_loss import MetaLoss
 from meta_train.perturb import Gaussian
 from meta_train.schedules import Curriculum
@@ -173,16 +174,20 @@ def lengths(estimator, count):
     return [np.diff(np.flatnonzero(row), prepend=-1).tolist() for row in ends]
 
 
-@pytest.mark.parametrize(("stagger", "first"), [(1.0, {1, 2, 3, 4}), (0.5, {3, 4})])
-def test_staggered_units_end_their_first_problem_early_and_no_other(stagger, first):
-    """With four windows to a problem, in the first of which a unit may not be missed.
+def test_staggered_units_end_their_first_problem_early_and_no_other():
+    """By a share of at most 3/4 of four windows, rounded down: by 0, 1 or 2 of them.
 
-    Of 40 units, all of four equally likely lengths occur but for a chance of 4e-5.
+    Of 40 units, all of these equally likely lengths occur but for a chance of 3e-7.
     """
-    estimator = influence(None, pairs=40, block=40, stagger=stagger)
+    estimator = influence(None, pairs=40, block=40, stagger=0.75)
     found = lengths(estimator, 2 * HORIZON // WINDOW)
-    assert {row[0] for row in found} == first
-    assert {row[1] for row in found} == {HORIZON // WINDOW}
+    assert {row[0] for row in found} == {2, 3, 4}
+    assert {row[1] for row in found} == {4}
+
+
+def test_whole_problems_are_not_staggered():
+    with pytest.raises(ValueError, match=r"^stagger must be 0 where .*, got 0\.5$"):
+        influence(None, span=Whole, stagger=0.5)
 
 
 def test_a_schedule_is_told_the_outer_step():
