@@ -222,9 +222,10 @@ def build_outer_optimizer(
         theta = jax.ShapeDtypeStruct((2,), jnp.float32)
         jax.eval_shape(lambda x: tx.update(x, tx.init(x), x), theta)
     except Exception as error:
+        reason = " ".join(str(error).split())
         raise ValueError(
             f"outer_optimizer.name must be one that moves theta by its gradient alone, "
-            f"optax.{name} does not with these arguments: {' '.join(str(error).split())}"
+            f"optax.{name} does not with these arguments: {reason}"
         ) from error
     return tx
 
