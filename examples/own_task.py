@@ -6,7 +6,6 @@ import optax
 from sklearn.datasets import load_digits
 
 import tasks
-from l2o.learned.base import unflatten
 from meta_train.build import build_trainer
 from meta_train.config import EstimatorConfig, OuterConfig, TrainConfig
 
@@ -27,7 +26,7 @@ def main(steps: int = 1_000, outer_steps: int = 100) -> tuple[float, float]:
         optimizer={"arch": "learnable_adam"},
         task={},  # The family is given beside it.
         schedule={"kind": "log_uniform", "shortest": 100, "longest": 1_000},
-        meta_loss={"kind": "log_mean"},
+        meta_loss={"scale": "log"},
         estimator=EstimatorConfig(pairs=8, window=50, sigma=0.1),
         outer=OuterConfig(steps=outer_steps, learning_rate=0.05),
     )
@@ -37,7 +36,7 @@ def main(steps: int = 1_000, outer_steps: int = 100) -> tuple[float, float]:
         state, metrics = outer(state)
         print(f"meta-loss {metrics.meta_loss.mean():.3f}")
 
-    tx = trainer.lopt.with_theta(unflatten(trainer.lopt, state.theta), num_steps=steps)
+    tx = trainer.lopt.with_theta(trainer.result(state), num_steps=steps)
     task = family.task(family.nominal())
     params = task.init(jax.random.key(1))
     grad = jax.value_and_grad(task.loss, has_aux=True)

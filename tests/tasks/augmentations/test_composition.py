@@ -11,7 +11,7 @@ import pytest
 from l2o.learned import LearnableAdam
 from meta_test.families import build_family
 from meta_test.inner_loop import derive_keys, run
-from meta_train.unroll import start, unroll
+from meta_train.unroll import draw, start, unroll
 from tasks import (
     DelayGradient,
     EvolutionGradient,
@@ -54,7 +54,8 @@ LOPT = LearnableAdam()
 @jax.jit
 def begin(family, key):
     theta = LOPT.init_theta(key)
-    return theta, start(family, LOPT, theta, jnp.int32(4), key)
+    problem = draw(family, key)
+    return theta, start(LOPT, theta, problem, jnp.int32(4), jnp.int32(0))
 
 
 @jax.jit
