@@ -167,8 +167,8 @@ def plot(*, runs: Sequence[str], out: str, as_json: bool) -> int:
     figure = Path(out) if out else default
     plots.write(curves, figure)
     _say(f"figure:    {figure}")
-    last = {run.name: run.rows[-1] for run in curves}
-    _print_json(as_json, {"figure": str(figure), "last": last})
+    ends = {r.name: {"steps": r.rows[-1]["step"], "last": r.rows[-1]} for r in curves}
+    _print_json(as_json, {"figure": str(figure), "runs": ends})
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from meta_test.figure import Stroke
 from meta_train.directory import RunDirectory
 
 
@@ -15,9 +16,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colours of Okabe and Ito, told apart by colour-blind eyes.
+# Colours of Okabe and Ito, told apart by colour-blind eyes. The first is the heavy line.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MANY = 8  # More families than this have no line of their own.
+_TITLES = {
+    "loss": "meta-loss",
+    "norm": "norm of the meta-gradient",
+    "score": "validation score, lower is better",
+    "share": "share of contributions that is not finite",
+    "rate": "inner steps a second",
+}
+_METRICS = ("step", "meta_loss", "gradient_norm", "valid", "non_finite", "families")
+_TIMING = ("step", "inner_steps_per_second")
+_FEW = 20  # Lines of fewer points have marks on them.
 
 
 class Curves(NamedTuple):
@@ -26,6 +36,14 @@ class Curves(NamedTuple):
     name: str
     rows: list[dict[str, Any]]  # of metrics.jsonl
     timing: list[dict[str, Any]]  # of timing.jsonl
+
+
+class _Course(NamedTuple):
+    """What is drawn as one line a panel: a run, or a family of one."""
+
+    name: str
+    rows: list[dict[str, Any]]
+    stroke: Stroke  # Its band is the opacity of what is not smoothed.
 
 
 def read_run(path: Path) -> Curves:
@@ -37,17 +55,19 @@ def read_run(path: Path) -> Curves:
     directory = RunDirectory(path)
     if not directory.has_run:
         raise ValueError(f"plot needs directories that hold a run, got {path}")
-    rows = _lines(directory.metrics)
+    rows = _lines(directory.metrics, _METRICS)
     if not rows:
         raise ValueError(f"a run must have metrics to be drawn, {path} has none yet")
-    return Curves(str(path), rows, _lines(directory.timing))
+    return Curves(str(path), rows, _lines(directory.timing, _TIMING))
 
 
 def smooth(values: Sequence[float | None], length: float) -> list[float]:
-    r"""Exponential average, bias-corrected; what is not finite is passed over.
+    r"""Exponential average, bias-corrected.
 
     $$ s_t = \frac{\sum_{k \le t} d^{t-k} x_k}{\sum_{k \le t} d^{t-k}},
        \qquad d = e^{-1/\mathrm{length}} $$
+
+    with the sums over the finite $x_k$; where $x_t$ is not finite, neither is $s_t$.
 
     Args:
         values: None where there was nothing finite.
@@ -58,12 +78,15 @@ def smooth(values: Sequence[float | None], length: float) -> list[float]:
         total, weight = decay * total, decay * weight
         if value is not None:
             total, weight = total + value, weight + 1.0
-        found.append(total / weight if weight else math.nan)
+        found.append(math.nan if value is None else total / weight)
     return found
 
 
 def draw(runs: Sequence[Curves]) -> "Figure":
-    """Draws the course of runs, a colour each; the families of a single run too.
+    """Draws the course of runs, a colour each; of a single run its families too.
+
+    Faint lines are as measured, the others smoothed. Meta-losses among the half per
+    cent that is highest or lowest may be off the panel: one would flatten all others.
 
     Args:
         runs: one or more.
@@ -73,99 +96,47 @@ def draw(runs: Sequence[Curves]) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 6.5), layout="constrained")
-    grid: Any = figure.subplots(2, 2, sharex=True)
-    loss, norm, share, side = grid.flat
     judged = any("evaluation" in row for run in runs for row in run.rows)
-    for run, colour in zip(runs, _cycle(len(runs)), strict=True):
-        steps = [row["step"] for row in run.rows]
-        for axes, name in ((loss, "meta_loss"), (norm, "gradient_norm")):
-            values = [row[name] for row in run.rows]
-            _course(axes, steps, values, colour, run.name)
-        _course(share, steps, [_lost(row) for row in run.rows], colour, run.name)
+    mosaic = [["loss", "norm"], ["share", "rate"]]
+    if judged:
+        mosaic = [["loss", "loss", "norm"], ["score", "share", "rate"]]
+    figure = Figure(figsize=(4.8 * len(mosaic[0]), 7.6), layout="constrained")
+    panels: dict[str, Any] = figure.subplot_mosaic(mosaic, sharex=True)
+    courses = _courses(runs)
+    for course in courses:
+        _line(panels["loss"], course, [row["meta_loss"] for row in course.rows])
+        _line(panels["norm"], course, [row["gradient_norm"] for row in course.rows])
+        _line(panels["share"], course, [_share(row) for row in course.rows])
+    for run, course in zip(runs, courses, strict=False):
+        steps = [row["step"] for row in run.timing]
+        rates = [row["inner_steps_per_second"] for row in run.timing]
+        _plain(panels["rate"], steps, rates, course.stroke)
         if judged:
-            _scores(side, run, colour)
-        else:
-            rates = [row["inner_steps_per_second"] for row in run.timing]
-            side.plot([row["step"] for row in run.timing], rates, color=colour, lw=1.2)
-    if len(runs) == 1:
-        _families(loss, runs[0])
-    titles = (
-        "meta-loss",
-        "norm of the meta-gradient",
-        "share that is not finite",
-        "validation score, lower is better" if judged else "inner steps a second",
-    )
-    for axes, title in zip(grid.flat, titles, strict=True):
-        axes.set_title(title, fontsize=10, loc="left")
-        axes.grid(alpha=0.25, lw=0.5)
+            _scores(panels["score"], run, course.stroke)
+    for name, axes in panels.items():
+        axes.set_title(_TITLES[name], loc="left", fontsize=10.5, fontweight="bold")
+        axes.grid(True, which="major", color="#E6E6E6", linewidth=0.7)
+        axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    norm.set_yscale("log")
-    share.set_ylim(-0.02, 1.02)
-    for axes in grid[1]:
-        axes.set_xlabel("outer step")
-    if loss.get_legend_handles_labels()[0]:
-        loss.legend(fontsize=8, frameon=False)
+        axes.tick_params(labelsize=8.5)
+    for name in mosaic[-1]:
+        panels[name].set_xlabel("outer step")
+    _fit(panels["loss"])
+    panels["norm"].set_yscale("log")
+    panels["share"].set_ylim(0.0, max(0.01, panels["share"].get_ylim()[1]))
+    panels["share"].yaxis.set_major_formatter("{x:.1%}")
+    panels["rate"].set_ylim(bottom=0.0)
+    panels["rate"].yaxis.set_major_formatter("{x:,.0f}")
+    title = f"Run {runs[0].name}" if len(runs) == 1 else f"{len(runs)} runs"
+    figure.suptitle(f"{title}: meta-training\n", fontsize=13)
+    if len(courses) > 1:
+        handles, names = panels["loss"].get_legend_handles_labels()
+        columns = min(len(names), 4)
+        place = "outside lower center"
+        figure.legend(
+            handles, names, loc=place, ncols=columns, frameon=False, fontsize=10
+        )
     return figure
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of JSON lines, but for a last one that is being written."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    rows = []
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path} must hold a JSON object a line, line {number}: {error}"
-            ) from error
-    return rows
-
-
-def _course(
-    axes: "Axes", steps: list[int], values: list[float | None], colour: str, name: str
-) -> None:
-    raw = [math.nan if value is None else value for value in values]
-    axes.plot(steps, raw, color=colour, lw=0.6, alpha=0.25)
-    axes.plot(
-        steps, smooth(values, 1 + len(values) / 50), color=colour, lw=2.0, label=name
-    )
-
-
-def _families(axes: "Axes", run: Curves) -> None:
-    names = list(run.rows[0]["families"])
-    if not 1 < len(names) <= _MANY:
-        return
-    for name, colour in zip(names, _cycle(len(names) + 1)[1:], strict=True):
-        values = [row["families"][name]["meta_loss"] for row in run.rows]
-        smoothed = smooth(values, 1 + len(values) / 50)
-        steps = [row["step"] for row in run.rows]
-        axes.plot(steps, smoothed, color=colour, lw=1.0, label=name)
-
-
-def _scores(axes: "Axes", run: Curves, colour: str) -> None:
-    rows = [row for row in run.rows if "evaluation" in row]
-    if not rows:
-        return
-    steps = [row["step"] for row in rows]
-    scores = [row["evaluation"]["score"] for row in rows]
-    axes.plot(steps, scores, color=colour, lw=1.4, marker="o", ms=3)
-    best = rows[-1]["evaluation"]
-    axes.plot(
-        [best["best_step"]], [best["best"]], color=colour, marker="*", ms=13, mew=0
-    )
-
-
-def _lost(row: dict[str, Any]) -> float:
-    total = row["valid"] + row["non_finite"]
-    return row["non_finite"] / total if total else 0.0
-
-
-def _cycle(count: int) -> list[str]:
-    return list(np.resize(np.array(_COLOURS, object), count))
 
 
 def write(runs: Iterable[Curves], out: Path) -> None:
@@ -181,3 +152,107 @@ def write(runs: Iterable[Curves], out: Path) -> None:
             f"--out must end in one of {', '.join(sorted(formats))}, got {out}"
         )
     figure.savefig(out, dpi=150)
+
+
+def _lines(path: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
+    """The lines of a file of JSON lines, but for a last one that is being written."""
+    if not path.is_file():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(
+                f"{path} must hold a JSON object a line, line {number}: {error}"
+            ) from error
+        if not isinstance(row, dict) or not row.keys() >= set(needed):
+            raise ValueError(
+                f"a line of {path} must be a JSON object of {', '.join(needed)}, line "
+                f"{number} is {line.decode()[:80]}"
+            )
+        rows.append(row)
+    return rows
+
+
+def _courses(runs: Sequence[Curves]) -> list[_Course]:
+    """The runs, and behind them the families of a single run that has several."""
+    names = list(runs[0].rows[0]["families"]) if len(runs) == 1 else []
+    if len(names) < 2:
+        strokes = [_stroke(index, 2.2, 0.25) for index in range(len(runs))]
+        named = zip(runs, strokes, strict=True)
+        return [_Course(run.name, run.rows, stroke) for run, stroke in named]
+    courses = [_Course("all families", runs[0].rows, _stroke(0, 2.8, 0.25))]
+    for index, name in enumerate(names, start=1):
+        rows = [{"step": r["step"], **r["families"][name]} for r in runs[0].rows]
+        # A dispatch that did not use the family is no gap in its course.
+        used = [row for row in rows if row["updates"]]
+        courses.append(_Course(name, used, _stroke(index, 1.2, 0.12)))
+    return courses
+
+
+def _stroke(index: int, width: float, band: float) -> Stroke:
+    turns, colour = divmod(index, len(_COLOURS))
+    dashes = ("-", "--", "-.", ":")
+    return Stroke(_COLOURS[colour], dashes[turns % len(dashes)], width, band)
+
+
+def _line(axes: "Axes", course: _Course, values: list[float | None]) -> None:
+    """A course as measured, faint, and smoothed over a fiftieth of its length."""
+    stroke, steps = course.stroke, [row["step"] for row in course.rows]
+    raw = [math.nan if value is None else value for value in values]
+    axes.plot(steps, raw, color=stroke.color, linewidth=0.6, alpha=stroke.band)
+    smoothed = smooth(values, 1 + len(values) / 50)
+    _plain(axes, steps, smoothed, stroke, label=course.name)
+
+
+def _plain(
+    axes: "Axes", steps: list[int], values: list[float], stroke: Stroke, **more: Any
+) -> None:
+    axes.plot(
+        steps,
+        values,
+        color=stroke.color,
+        linestyle=stroke.dashes,
+        linewidth=stroke.width,
+        marker="o" if len(steps) < _FEW else "",
+        markersize=stroke.width + 2.0,
+        zorder=2.0 + stroke.width,
+        **more,
+    )
+
+
+def _scores(axes: "Axes", run: Curves, stroke: Stroke) -> None:
+    rows = [row for row in run.rows if "evaluation" in row]
+    if not rows:
+        return
+    scores = [row["evaluation"]["score"] for row in rows]
+    _plain(axes, [row["step"] for row in rows], scores, stroke)
+    best = rows[-1]["evaluation"]
+    axes.plot(
+        [best["best_step"]],
+        [best["best"]],
+        color=stroke.color,
+        marker="*",
+        markersize=15,
+        markeredgecolor="white",
+        zorder=9,
+        label=f"best {best['best']:.3f} at step {best['best_step']:,}",
+    )
+    axes.legend(fontsize=8.5, frameon=False, loc="upper right", handlelength=0.8)
+
+
+def _share(row: dict[str, Any]) -> float | None:
+    total = row["valid"] + row["non_finite"]
+    return row["non_finite"] / total if total else None
+
+
+def _fit(axes: "Axes") -> None:
+    """Chooses the limits of the vertical axis without the outermost of the values."""
+    values = np.concatenate([np.asarray(line.get_ydata()) for line in axes.lines])
+    finite = values[np.isfinite(values)]
+    if finite.size:
+        low = np.quantile(finite, 0.005, method="lower")
+        high = np.quantile(finite, 0.995, method="higher")
+        margin = 0.05 * (high - low) or 0.5
+        axes.set_ylim(low - margin, high + margin)
