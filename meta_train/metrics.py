@@ -125,6 +125,35 @@ class JsonLines:
         self._file.close()
 
 
+def read_lines(path: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
+    """Reads a file of JSON lines, which may be growing: a torn last one is left out.
+
+    Args:
+        path: the file; one that is not there has no lines.
+        needed: what every line names.
+
+    Raises:
+        ValueError: a line is no JSON object, or lacks something.
+    """
+    if not path.is_file():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(
+                f"{path} must hold a JSON object a line, line {number}: {error}"
+            ) from error
+        if not isinstance(row, dict) or not row.keys() >= set(needed):
+            raise ValueError(
+                f"a line of {path} must be a JSON object of {', '.join(needed)}, line "
+                f"{number} is {line.decode()[:80]}"
+            )
+        rows.append(row)
+    return rows
+
+
 class TensorBoard:
     """Scalars as TensorBoard events.
 
