@@ -1,7 +1,7 @@
 """Pictures of meta-training runs."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import cycle, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 # Colours of Okabe and Ito, told apart by colour-blind eyes; the first for the whole.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _METRICS = ("step", "meta_loss", "gradient_norm", "valid", "non_finite", "families")
-_FEW = 50  # Lines of fewer points have marks on them.
-# The panels.
 _LOSS, _NORM, _RATE = "meta-loss", "norm of the meta-gradient", "inner steps a second"
 _SCORE, _SHARE = "validation score, lower is better", "contributions not finite"
 
@@ -92,7 +90,7 @@ def draw(runs: Sequence[Curves]) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    mosaic = [[_LOSS, _NORM], [_SHARE, _RATE]]
+    mosaic: list[Any] = [[_LOSS, _NORM], [_SHARE, _RATE]]
     if any("evaluation" in row for run in runs for row in run.rows):
         mosaic = [[_LOSS, _LOSS, _NORM], [_SCORE, _SHARE, _RATE]]
     figure = Figure(figsize=(4.8 * len(mosaic[0]), 7.6), layout="constrained")
@@ -111,7 +109,6 @@ def draw(runs: Sequence[Curves]) -> "Figure":
         axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold")
         axes.set_xlabel("outer step", fontsize=9)
         axes.grid(True, which="major", color="#E6E6E6", linewidth=0.7)
-        axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(which="both", labelsize=8.5, labelbottom=True)
     _fit(panels[_LOSS])
@@ -123,58 +120,55 @@ def draw(runs: Sequence[Curves]) -> "Figure":
     what = f"run {runs[0].name}" if len(runs) == 1 else f"{len(runs)} runs"
     figure.suptitle(f"Meta-training, {what}\n", fontsize=13)
     if len(courses) > 1:
+        longest = max(len(course.name) for course in courses)
+        columns = max(1, 40 * len(mosaic[0]) // (longest + 8))
         named = panels[_LOSS].get_legend_handles_labels()
-        columns = min(len(courses), 2 * len(mosaic[0]))
         figure.legend(*named, loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
-def write(runs: Iterable[Curves], out: Path) -> None:
+def write(runs: Sequence[Curves], out: Path) -> None:
     """Draws runs into a file, whose suffix says in which format.
 
     Raises:
         ValueError: matplotlib does not know that format.
     """
-    figure = draw(list(runs))
-    formats = figure.canvas.get_supported_filetypes()
-    if out.suffix.removeprefix(".") not in formats:
-        raise ValueError(
-            f"--out must end in one of {', '.join(sorted(formats))}, got {out}"
-        )
+    figure = draw(runs)
+    known = sorted(figure.canvas.get_supported_filetypes())
+    if out.suffix.removeprefix(".") not in known:
+        raise ValueError(f"--out must end in one of {', '.join(known)}, got {out}")
     figure.savefig(out, dpi=150)
 
 
 def _courses(runs: Sequence[Curves]) -> list[_Course]:
     """The runs, and behind them the families of a single run that has several."""
     drawn = [(run.name, run.rows, 2.2) for run in runs]
-    families = list(runs[0].rows[0]["families"])
-    if len(runs) == 1 and len(families) > 1:
-        drawn = [("all families", runs[0].rows, 2.8)]
-        for name in families:
-            rows = [{"step": r["step"], **r["families"][name]} for r in runs[0].rows]
+    (_, whole, _), *others = runs
+    if not others and len(whole[0]["families"]) > 1:
+        drawn = [("all families", whole, 2.8)]
+        for name in whole[0]["families"]:
+            rows = [{"step": row["step"], **row["families"][name]} for row in whole]
             # A dispatch that did not use the family is no gap in its course.
             drawn.append((name, [row for row in rows if row["updates"]], 1.2))
     looks = cycle(product(("-", "--", ":"), _COLOURS))
     return [
-        _Course(
-            name, rows, dict(color=c, linestyle=d, linewidth=width, zorder=2 + width)
-        )
-        for (name, rows, width), (d, c) in zip(drawn, looks, strict=False)
+        _Course(name, rows, {"color": colour, "linestyle": dashes, "linewidth": width})
+        for (name, rows, width), (dashes, colour) in zip(drawn, looks, strict=False)
     ]
 
 
 def _smoothed(axes: "Axes", course: _Course, values: list[float | None]) -> None:
     """A course as measured, faint, and smoothed over a fiftieth of its length."""
-    steps, color = [row["step"] for row in course.rows], course.look["color"]
-    raw = [math.nan if value is None else value for value in values]
-    axes.plot(steps, raw, color=color, linewidth=0.6, alpha=0.2)
+    steps, raw = [row["step"] for row in course.rows], np.array(values, float)
+    axes.plot(steps, raw, color=course.look["color"], linewidth=0.6, alpha=0.2)
     smoothed = smooth(values, 1 + len(values) / 50)
     _line(axes, course.rows, smoothed, course.look | {"label": course.name})
 
 
 def _line(axes: "Axes", rows: Any, values: list[float], look: dict[str, Any]) -> None:
-    marker = "o" if len(rows) < _FEW else ""
-    axes.plot([r["step"] for r in rows], values, marker=marker, markersize=4, **look)
+    """One line, with marks on its points if they are few; heavy above thin ones."""
+    look = {"marker": "o" if len(rows) < 50 else "", "markersize": 4, **look}
+    axes.plot([r["step"] for r in rows], values, zorder=2 + look["linewidth"], **look)
 
 
 def _scores(axes: "Axes", run: Curves, look: dict[str, Any]) -> None:
@@ -185,8 +179,7 @@ def _scores(axes: "Axes", run: Curves, look: dict[str, Any]) -> None:
     _line(axes, rows, [row["evaluation"]["score"] for row in rows], look)
     best, step = (rows[-1]["evaluation"][name] for name in ("best", "best_step"))
     (star,) = axes.plot([step], [best], "*", color=look["color"], markersize=15)
-    star.set(markeredgecolor="white", zorder=9)
-    star.set_label(f"best {best:.3f} at step {step:,}")
+    star.set(mec="white", zorder=9, label=f"best {best:.3f} at step {step:,}")
     axes.legend(fontsize=8.5, frameon=False, loc="upper right")
 
 
@@ -196,11 +189,11 @@ def _share(row: dict[str, Any]) -> float | None:
 
 
 def _fit(axes: "Axes") -> None:
-    """Chooses the limits of the vertical axis without the outermost of the values."""
-    values = np.concatenate([np.asarray(line.get_ydata()) for line in axes.lines])
-    finite = values[np.isfinite(values)]
+    """Limits the vertical axis to most of what was measured, averages left aside."""
+    values = np.concatenate([line.get_ydata() for line in axes.lines[::2]])
+    finite = np.sort(values[np.isfinite(values)])
     if finite.size:
-        low = np.quantile(finite, 0.005, method="lower")
-        high = np.quantile(finite, 0.995, method="higher")
+        left_out = finite.size // 200
+        low, high = finite[left_out], finite[-1 - left_out]
         margin = 0.05 * (high - low) or 0.5
         axes.set_ylim(low - margin, high + margin)

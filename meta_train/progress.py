@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 
 Table = Mapping[str, Mapping[str, Any]]
-"""Rows by name, of cells by the names of their columns."""
+"""Rows by name, of cells by the names of their columns; the first one tells most."""
 
 
 class Progress(Protocol):
@@ -36,7 +36,10 @@ class Quiet:
 
 
 class PlainLines:
-    """A line on stderr every `seconds`: for logs and files."""
+    """A line on stderr every `seconds`: for logs and files.
+
+    Of a table of at most four rows it has the first column.
+    """
 
     def __init__(self, seconds: float = 10.0) -> None:
         self._seconds = seconds
@@ -50,7 +53,6 @@ class PlainLines:
     def update(
         self, done: int, total: int, facts: dict[str, Any], table: Table | None = None
     ) -> None:
-        del table  # Too wide for a line.
         now = time.monotonic()
         if self._first is None:
             self._first, self._start = done, now
@@ -60,16 +62,17 @@ class PlainLines:
         rate = (done - self._first) / (now - self._start) if now > self._start else 0.0
         left = f", {(total - done) / rate:.0f} s left" if rate > 0 else ""
         numbers = ", ".join(f"{k} {v}" for k, v in facts.items())
-        self.line(f"{done}/{total}{left}: {numbers}")
+        self.line(f"{done}/{total}{left}: {numbers}{_first_column(table)}")
 
 
 class Live:
-    """A progress bar with rate and time left, and a table: for terminals."""
+    """A bar with time left, under it facts and a table: for terminals."""
 
     def __init__(self, bar: Any, task: Any, live: Any) -> None:
         self._bar = bar
         self._task = task
         self._live = live
+        self._below: list[Any] = []  # the last table, if there was one
 
     def line(self, text: str) -> None:
         self._live.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -78,25 +81,48 @@ class Live:
         self, done: int, total: int, facts: dict[str, Any], table: Table | None = None
     ) -> None:
         from rich.console import Group
+        from rich.text import Text
 
-        numbers = "  ".join(f"{k} {v}" for k, v in facts.items())
-        self._bar.update(self._task, completed=done, total=total, numbers=numbers)
+        self._bar.update(self._task, completed=done, total=total)
+        # Not beside the bar: a terminal of 80 columns has no room for both.
+        numbers = Text("  ".join(f"{k} {v}" for k, v in facts.items()))
         if table:
-            self._live.update(Group(_drawn(table), self._bar))
+            self._below = [_drawn(table)]
+        # The table comes last: of what is too high for the terminal the end is cut off.
+        self._live.update(Group(self._bar, numbers, *self._below))
+
+
+def _first_column(table: Table | None) -> str:
+    """What there is room for in a line."""
+    if not table or len(table) > 4:
+        return ""
+    column = _columns(table)[0]
+    cells = ", ".join(f"{name} {_cell(row[column])}" for name, row in table.items())
+    return f"; {_spoken(column)}: {cells}"
 
 
 def _drawn(table: Table) -> Any:
     """A table of rich."""
     from rich.table import Table as Drawn
+    from rich.text import Text
 
     drawn = Drawn(box=None, pad_edge=False)
-    columns = list(next(iter(table.values())))
+    columns = _columns(table)
     drawn.add_column("")
-    for name in columns:
-        drawn.add_column(name.replace("_", " "), justify="right")
+    for column in columns:
+        drawn.add_column(_spoken(column), justify="right")
     for name, row in table.items():
-        drawn.add_row(name, *(_cell(row[column]) for column in columns))
+        # Brackets in a name are no markup.
+        drawn.add_row(Text(name), *(_cell(row[column]) for column in columns))
     return drawn
+
+
+def _columns(table: Table) -> list[str]:
+    return list(next(iter(table.values())))
+
+
+def _spoken(column: str) -> str:
+    return column.replace("_", " ")
 
 
 def _cell(value: Any) -> str:
@@ -116,14 +142,13 @@ def progress(title: str) -> Iterator[Progress]:
     from rich.live import Live as RichLive
 
     bar = rich_progress.Progress(
-        rich_progress.TextColumn("{task.description}"),
+        rich_progress.TextColumn("{task.description}", markup=False),
         rich_progress.BarColumn(),
         rich_progress.MofNCompleteColumn(),
         rich_progress.TimeElapsedColumn(),
         rich_progress.TextColumn("left"),
         rich_progress.TimeRemainingColumn(),
-        rich_progress.TextColumn("{task.fields[numbers]}"),
     )
-    task = bar.add_task(title, total=None, numbers="")
+    task = bar.add_task(title, total=None)
     with RichLive(bar, console=Console(stderr=True), refresh_per_second=4) as live:
         yield Live(bar, task, live)

@@ -3,6 +3,7 @@
 import errno
 import gc
 import json
+import re
 import struct
 import sys
 import time
@@ -15,7 +16,15 @@ import numpy as np
 import pytest
 
 from l2o.config import config_hash
-from meta_train.metrics import JsonLines, TensorBoard, WandB, _Event, flat, summarise
+from meta_train.metrics import (
+    JsonLines,
+    TensorBoard,
+    WandB,
+    _Event,
+    flat,
+    read_lines,
+    summarise,
+)
 from meta_train.outer import FamilyMetrics, OuterMetrics
 
 
@@ -162,6 +171,32 @@ def test_lines_that_a_checkpoint_counts_on_must_be_there(tmp_path):
     with pytest.raises(ValueError, match=r"must hold the 100 bytes .* found 9"):
         JsonLines(path, 100)
     assert path.stat().st_size == length
+
+
+def test_lines_are_read_back_but_for_a_torn_last_one(tmp_path):
+    path = tmp_path / "lines"
+    assert read_lines(path, ("a",)) == []
+    write(path, 0, [{"a": 1}, {"a": 2, "b": None}])
+    with path.open("ab") as file:
+        file.write(b'{"a": 3')
+    assert read_lines(path, ("a",)) == [{"a": 1}, {"a": 2, "b": None}]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"a": 1', "must hold a JSON object a line, line 2: Expecting"),
+        (b"", "must hold a JSON object a line, line 2: Expecting value"),
+        (b"\xff", "must hold a JSON object a line, line 2: 'utf-8' codec"),
+        (b"3", "must be a JSON object of a, line 2 is 3"),
+        (b'{"b": 1}', 'must be a JSON object of a, line 2 is {"b": 1}'),
+    ],
+)
+def test_damaged_lines(tmp_path, line, message):
+    path = tmp_path / "lines"
+    path.write_bytes(b'{"a": 1}\n' + line + b'\n{"a": 1}\n')
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_lines(path, ("a",))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
