@@ -272,9 +272,10 @@ class _Loop:
                 }
             )
             self._last = row
-            self._progress.update(
-                step, outer.steps, _facts(row, rate), table=row["families"]
-            )
+            facts = _facts(row, rate)
+            if self._best is not None:
+                facts["best validation"] = f"{self._best.score:.3f}"
+            self._progress.update(step, outer.steps, facts, table=row["families"])
             if row["skipped"] >= outer.max_skipped:
                 raise NonFiniteError(
                     "the meta-loss must be finite, no particle had a finite one in the "
@@ -384,7 +385,4 @@ def _facts(row: dict[str, Any], rate: float) -> dict[str, Any]:
     }
     if row["non_finite"]:
         facts["non-finite"] = row["non_finite"]
-    if "evaluation" in row:
-        evaluation = row["evaluation"]
-        facts["validation"] = f"{evaluation['score']:.3f}"
     return facts

@@ -114,8 +114,9 @@ def test_one_outlier_does_not_flatten_the_others(tmp_path):
 def test_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_run(tmp_path / "a", [row(2, 1.0), row(4, 0.5)])
-    # Of a run in which nothing is finite there is a picture as well.
-    make_run(tmp_path / "b", [row(2, None) | {"gradient_norm": None, "valid": 0}])
+    # Of a run that got nowhere there is a picture as well.
+    nothing = {"gradient_norm": None, "valid": 0, "non_finite": 0}
+    make_run(tmp_path / "b", [row(2, None) | nothing])
     assert main(["plot", "a", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     last = json.loads(json.dumps(row(4, 0.5)))
