@@ -13,7 +13,7 @@ from tasks.base import Batch, Params, Split, Task, bounded
 from tasks.checks import require_choices
 from tasks.data.arrays import Labelled
 from tasks.network import NetworkChoices, NetworkSpec
-from tasks.sampling import index, pick
+from tasks.sampling import index, pick, uniform
 
 
 class LabelSpec(NamedTuple):
@@ -86,12 +86,12 @@ class LabelChoices:
     def sample(self, key: jax.Array, data: Labelled) -> LabelSpec:
         """Draws one problem on one of the data sets; vmap me."""
         source_key, loss_key, noise_key, seed_key = jax.random.split(key, 4)
-        low, high = self.noise
+        seed = jax.random.bits(seed_key, (), jnp.uint32)
         return LabelSpec(
             source=index(source_key, data.names),
             loss=index(loss_key, self.loss),
-            noise=jax.random.uniform(noise_key, (), minval=low, maxval=high),
-            seed=jax.random.bits(seed_key, (), jnp.uint32),
+            noise=uniform(noise_key, self.noise),
+            seed=seed if self.noise[1] > 0.0 else jnp.uint32(0),
         )
 
     def nominal(self) -> LabelSpec:

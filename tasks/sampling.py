@@ -11,8 +11,20 @@ def log_uniform(
     key: jax.Array, bounds: tuple[float, float], shape: tuple[int, ...] = ()
 ) -> jax.Array:
     """Uniform in the logarithm between `bounds`, float32 of `shape`."""
-    low, high = (math.log(b) for b in bounds)
-    return jnp.exp(jax.random.uniform(key, shape, minval=low, maxval=high))
+    low, high = bounds
+    if low == high:
+        return jnp.full(shape, low, jnp.float32)
+    return jnp.exp(uniform(key, (math.log(low), math.log(high)), shape))
+
+
+def uniform(
+    key: jax.Array, bounds: tuple[float, float], shape: tuple[int, ...] = ()
+) -> jax.Array:
+    """Uniform between `bounds`, float32 of `shape`; no work where these are equal."""
+    low, high = bounds
+    if low == high:
+        return jnp.full(shape, low, jnp.float32)
+    return jax.random.uniform(key, shape, minval=low, maxval=high)
 
 
 def middle(bounds: tuple[float, float]) -> jax.Array:
@@ -21,7 +33,12 @@ def middle(bounds: tuple[float, float]) -> jax.Array:
 
 
 def index(key: jax.Array, choices: Sequence[object]) -> jax.Array:
-    """The place of one of `choices`, each as likely; an int32 scalar."""
+    """The place of one of `choices`, each as likely; an int32 scalar.
+
+    No work for a single one: a random number is dear, to compile above all.
+    """
+    if len(choices) == 1:
+        return jnp.int32(0)
     return jax.random.randint(key, (), 0, len(choices))
 
 

@@ -124,8 +124,10 @@ def per_parameter_steps(
             outputs = plain_outputs(layers, values, rule.eps, g.shape)
         else:
             if scales is None:
-                means = [jnp.sum(jnp.square(x)) / x.size for x in values]
-                scales = root_scales(jnp.stack(means), rule.eps)
+                sums = jnp.stack([jnp.sum(jnp.square(x)) for x in values])
+                # One division: each alone would be a loop to compile and to launch.
+                sizes = jnp.array([x.size for x in values], jnp.float32)
+                scales = root_scales(sums / sizes, rule.eps)
             outputs = elementwise_mlp(layers, values, scales, g.shape)
         return rule.finish(outputs, p, square, rest)
 

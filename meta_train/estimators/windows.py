@@ -166,7 +166,11 @@ class WindowEstimator(GradientEstimator):
                 like.append(jax.eval_shape(lambda: row))
                 return to_words(row), state
 
-            return jax.lax.map(one, (blocks, state))
+            if len(blocks) > 1:
+                return jax.lax.map(one, (blocks, state))
+            # A loop would copy all states once more, by a kernel each to compile.
+            alone = one(jax.tree.map(lambda x: x[0], (blocks, state)))
+            return jax.tree.map(lambda x: x[None], alone)
 
         like: list[_Row] = []  # The shapes of a row, known when `local` is traced.
         spread = jax.shard_map(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from tasks.augmentations.base import mapped, traits
 from tasks.base import Batch, Spec, Split, Task, TaskFamily, static
 from tasks.checks import require_range
-from tasks.sampling import log_uniform, middle
+from tasks.sampling import log_uniform, middle, uniform
 
 
 class ScaleLossSpec(NamedTuple):
@@ -95,10 +95,8 @@ class ReduceBatch(TaskFamily):
 
     def sample(self, key: jax.Array) -> ReduceBatchSpec:
         inner_key, fraction_key = jax.random.split(key)
-        low, high = self.fraction
         return ReduceBatchSpec(
-            self.inner.sample(inner_key),
-            jax.random.uniform(fraction_key, (), minval=low, maxval=high),
+            self.inner.sample(inner_key), uniform(fraction_key, self.fraction)
         )
 
     def nominal(self) -> ReduceBatchSpec:
