@@ -9,17 +9,22 @@
 `l2o.load` gives the architecture and its meta-parameters apart, to fine-tune or to run
 under vmap; `l2o.save` writes them back. Architectures (`SmallFC`, `VeLO`, `LSTM` and
 so on) are `LearnedOptimizer`s: sizes without weights. `l2o.import_public` and
-`l2o.export_public` are for the published weights of other projects.
+`l2o.export_public` are for the published weights of other projects. `l2o.gradients` has
+other sources of a gradient than backpropagation, `l2o.adahessian` is a hand-designed
+optimizer that optax lacks, and `l2o.inspect` looks at losses and steps.
 
 Names are imported at first use, so that `import l2o` costs nothing.
 """
 
-import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
+from l2o import lazy
+
 
 if TYPE_CHECKING:
+    from l2o import gradients, inspect
+    from l2o.baselines.adahessian import adahessian
     from l2o.checkpoint import load, optimizer, save
     from l2o.learned import (
         LSTM,
@@ -51,8 +56,11 @@ __all__ = [
     "SmallFC",
     "VeLO",
     "__version__",
+    "adahessian",
     "export_public",
+    "gradients",
     "import_public",
+    "inspect",
     "load",
     "optimizer",
     "save",
@@ -76,8 +84,11 @@ _MODULES = {
     "RelativeMLP": "l2o.learned",
     "SmallFC": "l2o.learned",
     "VeLO": "l2o.learned",
+    "adahessian": "l2o.baselines.adahessian",
     "export_public": "l2o.public_format",
+    "gradients": "l2o.gradients",
     "import_public": "l2o.public_format",
+    "inspect": "l2o.inspect",
     "load": "l2o.checkpoint",
     "optimizer": "l2o.checkpoint",
     "save": "l2o.checkpoint",
@@ -85,11 +96,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'l2o' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_MODULES[name]), name)
-    globals()[name] = value
-    return value
+    return lazy.load(__name__, _MODULES, name)
 
 
 def __dir__() -> list[str]:

@@ -157,6 +157,7 @@ def evaluate(
                 num_records=suite.num_records,
                 record_every=cell.horizon // suite.num_records,
                 eval_batches=suite.eval_batches,
+                evaluated=contender.evaluated,
             )
             grids.append(jax.device_get(grid))
         rows += _rows(cell, contenders, grids)

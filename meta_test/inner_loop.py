@@ -20,6 +20,16 @@ A learning rate for a hand-designed optimizer, theta for a learned one.
 MakeOptimizer = Callable[[Hyper, jax.Array], optax.GradientTransformation]
 """`(hyper, num_steps) -> optax transformation`; hashable, with traced arguments."""
 
+Evaluated = Callable[[Any, Any], Any]
+"""`(state, params) -> params`: what a training ends with, in an optimizer's eyes."""
+
+
+def last_params(state: Any, params: Any) -> Any:
+    """The parameters that were stepped to: `Evaluated` of most optimizers."""
+    del state
+    return params
+
+
 EVALUATION_DOMAIN = 0x65_76_61_6C
 """Folded into every key of meta-testing, and into no key of meta-training.
 
@@ -110,6 +120,7 @@ def run(
     num_records: int,
     record_every: jax.Array | int,
     eval_batches: int,
+    evaluated: Evaluated = last_params,
 ) -> Curve:
     """Trains once.
 
@@ -126,6 +137,7 @@ def run(
         record_every: steps per point; may be traced, so that trainings of any length
             share one program.
         eval_batches: batches per evaluation; static.
+        evaluated: of the optimizer.
 
     Returns:
         The curve. Non-finite values are left in it.
@@ -141,7 +153,17 @@ def run(
         batch_key, loss_key = jax.random.split(jax.random.fold_in(keys.steps, count))
         batch = task.batch(batch_key, "train")
         loss, grads, memory = gradients.step(memory, params, loss_key, batch)
-        updates, opt_state = tx.update(grads, opt_state, params, value=loss)
+        # What second-order methods and line searches look at: this step's loss.
+        objective = lambda params: task.loss(params, loss_key, batch)[0]
+        updates, opt_state = tx.update(
+            grads,
+            opt_state,
+            params,
+            value=loss,
+            grad=grads,
+            value_fn=objective,
+            obj_fn=objective,
+        )
         params = optax.apply_updates(params, updates)
         return (params, opt_state, memory), total + loss
 
@@ -155,15 +177,17 @@ def run(
     params = task.init(keys.init)
     initial = evaluate_params(task, params, keys.evaluation, eval_batches)
     memory = gradients.init(params, jax.random.fold_in(keys.init, 1))
-    (params, *_), losses = jax.lax.scan(
+    (params, opt_state, _), losses = jax.lax.scan(
         interval, (params, tx.init(params), memory), jnp.arange(num_records)
     )
+    params = evaluated(opt_state, params)
     final = evaluate_params(task, params, keys.evaluation, eval_batches)
     return Curve(initial=initial, train_loss=losses, final=final)
 
 
 @functools.partial(
-    jax.jit, static_argnames=("make_optimizer", "num_records", "eval_batches")
+    jax.jit,
+    static_argnames=("make_optimizer", "num_records", "eval_batches", "evaluated"),
 )
 def run_grid(
     family: TaskFamily,
@@ -175,6 +199,7 @@ def run_grid(
     num_records: int,
     record_every: jax.Array | int,
     eval_batches: int,
+    evaluated: Evaluated = last_params,
 ) -> Curve:
     """Trains every candidate at every seed, in one program.
 
@@ -190,6 +215,7 @@ def run_grid(
         num_records: points on a curve; static.
         record_every: steps per point.
         eval_batches: batches per evaluation; static.
+        evaluated: of the optimizer; static.
 
     Returns:
         Curves with leading axes `[candidates, seeds]`.
@@ -205,6 +231,7 @@ def run_grid(
             num_records=num_records,
             record_every=record_every,
             eval_batches=eval_batches,
+            evaluated=evaluated,
         )
 
     over_seeds = jax.vmap(one, in_axes=(None, 0, 0))

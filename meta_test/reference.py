@@ -44,6 +44,7 @@ def measure(cell: Cell, suite: Suite) -> dict[str, Any]:
         num_records=suite.num_records,
         record_every=cell.horizon // suite.num_records,
         eval_batches=suite.eval_batches,
+        evaluated=contender.evaluated,
     )
     grid = jax.device_get(grid)
     best = statistics.best_candidate(grid, "train")

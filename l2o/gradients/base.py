@@ -1,0 +1,79 @@
+"""What gradient sources share: their signature, their noise, the angle between two."""
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+
+Params: TypeAlias = Any
+Loss: TypeAlias = Callable[..., jax.Array]
+"""`(params, *args) -> scalar`."""
+
+GradientFunction: TypeAlias = Callable[..., tuple[jax.Array, Params]]
+"""`(params, key, *args) -> (value, grads)`."""
+
+Distribution: TypeAlias = Literal["gaussian", "rademacher"]
+
+_DRAWS: dict[str, Callable[..., jax.Array]] = {
+    "gaussian": jax.random.normal,
+    "rademacher": jax.random.rademacher,
+}
+
+
+def as_loss(function: Any, loss: Callable[..., jax.Array] | None) -> Loss:
+    """The loss of parameters, from itself or from a flax model and a loss.
+
+    Args:
+        function: `(params, *args) -> scalar`; or a flax model, if `loss` is given.
+        loss: `(outputs, *targets) -> scalar`.
+
+    Returns:
+        The loss; of a model `(params, inputs, *targets) -> scalar`, where `params` is
+        what `model.init` has under "params".
+    """
+    if loss is None:
+        return function
+    apply = function.apply
+
+    def of_model(params: Params, inputs: Any, *targets: Any) -> jax.Array:
+        return loss(apply({"params": params}, inputs), *targets)
+
+    return of_model
+
+
+def require_distribution(distribution: str) -> None:
+    """Raises ValueError unless noise can be drawn from `distribution`."""
+    if distribution not in _DRAWS:
+        raise ValueError(
+            f"distribution must be one of {', '.join(_DRAWS)}, got {distribution!r}"
+        )
+
+
+def draw(
+    key: jax.Array, shape: tuple[int, ...], dtype: Any, distribution: Distribution
+) -> jax.Array:
+    """Independent entries of mean 0 and variance 1."""
+    return _DRAWS[distribution](key, shape, dtype)
+
+
+def draw_like(key: jax.Array, tree: Params, distribution: Distribution) -> Params:
+    """The same in a tree of arrays; one draw for all is one program to compile."""
+    flat, unravel = ravel_pytree(tree)
+    return unravel(draw(key, flat.shape, flat.dtype, distribution))
+
+
+def angle(grads: Params, reference: Params) -> jax.Array:
+    r"""The angle between two gradients, over all parameters together, in degrees.
+
+    $$ \arccos \frac{\langle g, h \rangle}{|g| |h|} $$
+
+    Below 90 a small step along the one is a descent along the other. NaN where one of
+    them is zero.
+    """
+    a, _ = ravel_pytree(grads)
+    b, _ = ravel_pytree(reference)
+    cosine = jnp.vdot(a, b) / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
+    return jnp.degrees(jnp.arccos(jnp.clip(cosine, -1.0, 1.0)))

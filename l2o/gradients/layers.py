@@ -1,0 +1,145 @@
+"""Looking into flax models: what the Dense and Conv layers of a loss are given."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One Dense or Conv layer at work.
+
+    Attributes:
+        module: the layer, bound to its parameters.
+        index: its place among the layers, in the order in which they are called.
+        inputs: `[examples, ...]`.
+        call: `(inputs) -> outputs`, what the layer does by itself; once.
+    """
+
+    module: nn.Dense | nn.Conv
+    index: int
+    inputs: jax.Array
+    call: Callable[[jax.Array], jax.Array]
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """Where its parameters stand in those of the model."""
+        return self.module.path
+
+    @property
+    def params(self) -> Mapping[str, jax.Array]:
+        """`kernel`, and `bias` if it has one."""
+        return self.module.variables["params"]
+
+    def linear(self, params: Mapping[str, jax.Array], inputs: jax.Array) -> jax.Array:
+        """The outputs for other inputs and parameters; no bias where none is given.
+
+        Linear in the inputs without a bias, and in the parameters.
+        """
+        bare = self.module.clone(parent=None, name=None, use_bias="bias" in params)
+        outputs: Any = bare.apply({"params": dict(params)}, inputs)
+        return outputs
+
+
+class Shapes(NamedTuple):
+    """What is known of a layer before anything is computed."""
+
+    path: tuple[str, ...]
+    inputs: jax.ShapeDtypeStruct
+    outputs: jax.ShapeDtypeStruct
+
+
+Handler = Callable[[Layer], jax.Array]
+"""What is done in the place of a layer's call: gives its outputs."""
+
+
+def with_layers(function: Callable[[], Any], handle: Handler) -> Any:
+    """`function()`, in which a handler takes the place of every layer.
+
+    Args:
+        function: applies a flax model.
+        handle: is given the Dense and Conv layers in the order of their calls.
+
+    Raises:
+        ValueError: a layer with parameters is neither, or is called twice.
+    """
+    seen: list[tuple[str, ...]] = []
+    busy = False
+
+    def intercept(
+        next_call: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ) -> Any:
+        nonlocal busy
+        module = context.module
+        if busy or context.method_name != "__call__":
+            return next_call(*args, **kwargs)
+        if not isinstance(module, nn.Dense | nn.Conv):
+            outputs = next_call(*args, **kwargs)
+            own = module.variables.get("params", {})
+            if any(not isinstance(leaf, Mapping) for leaf in own.values()):
+                raise ValueError(
+                    "layers with parameters must be Dense or Conv for this source of "
+                    f"gradients, got {_named(module)}"
+                )
+            return outputs
+        if module.path in seen:
+            raise ValueError(
+                "a layer must be called once for this source of gradients, "
+                f"got {_named(module)} a second time"
+            )
+        seen.append(module.path)
+        # A handler may apply a layer again, which is none of the model's.
+        busy = True
+        try:
+            (inputs,) = (*args, *kwargs.values())
+            return handle(
+                Layer(
+                    module=module,
+                    index=len(seen) - 1,
+                    inputs=inputs,
+                    call=next_call,
+                )
+            )
+        finally:
+            busy = False
+
+    with nn.intercept_methods(intercept):
+        return function()
+
+
+def shapes_of(function: Callable[..., Any], *args: Any) -> tuple[Shapes, ...]:
+    """The layers of a function's model in the order of their calls; nothing is run.
+
+    Raises:
+        ValueError: there is none, or one that cannot be handled.
+    """
+    found: list[Shapes] = []
+
+    def note(layer: Layer) -> jax.Array:
+        outputs = layer.call(layer.inputs)
+        found.append(
+            Shapes(
+                layer.path,
+                jax.ShapeDtypeStruct(layer.inputs.shape, layer.inputs.dtype),
+                jax.ShapeDtypeStruct(outputs.shape, outputs.dtype),
+            )
+        )
+        return outputs
+
+    jax.eval_shape(lambda *args: with_layers(lambda: function(*args), note), *args)
+    if not found:
+        raise ValueError(
+            "a flax model of Dense and Conv layers is needed for this source of "
+            "gradients, got a loss that calls none"
+        )
+    return tuple(found)
+
+
+def _named(module: nn.Module) -> str:
+    return f"{type(module).__name__} {'/'.join(module.path) or '(the model itself)'}"
