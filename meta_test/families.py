@@ -6,8 +6,15 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from l2o.config import build, nearest
+from meta_test.gradient_source import GradientSource
 from meta_test.optimizer_training import OptimizerTraining
-from tasks import AUGMENTATIONS, FAMILIES as _FAMILIES, TaskFamily, load, load_text
+from tasks import (
+    AUGMENTATIONS as _AUGMENTATIONS,
+    FAMILIES as _FAMILIES,
+    TaskFamily,
+    load,
+    load_text,
+)
 from tasks.data.arrays import Labelled, Text
 
 
@@ -16,6 +23,9 @@ T = TypeVar("T")
 FAMILIES: dict[str, Any] = {**_FAMILIES, "optimizer_training": OptimizerTraining}
 """All families by name: those of `tasks`, and those made of an optimizer and a task."""
 
+
+AUGMENTATIONS: dict[str, Any] = {**_AUGMENTATIONS, "gradient_source": GradientSource}
+"""All augmentations by name: those of `tasks`, and other sources of the gradient."""
 
 _READERS = {Labelled: load, Text: load_text}
 

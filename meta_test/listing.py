@@ -5,6 +5,7 @@ from typing import Any
 
 from meta_test import reference
 from meta_test.families import FAMILIES, TYPICAL, build_family
+from meta_test.optimizers import Baseline
 from meta_test.suites import Cell, Suite
 from tasks.base import TaskFamily
 from tasks.cost import estimate
@@ -23,6 +24,17 @@ def describe_family(name: str) -> dict[str, Any]:
         "data": names_of_data(table),
         "about": lines[0],
     }
+
+
+def describe_baseline(row: Baseline) -> str:
+    """Schedule, grid of learning rates, and what else is worth a search."""
+    rates = ", ".join(f"{rate:g}" for rate in row.learning_rates)
+    others = [
+        f"{name} {r.low:g} to {r.high:g}{' (log)' if r.log else ''}"
+        for name, r in row.space.items()
+    ]
+    schedule = row.schedule or "no schedule"
+    return "; ".join([schedule, f"learning rates {rates}", *others])
 
 
 def describe_suite(suite: Suite) -> dict[str, Any]:

@@ -58,6 +58,12 @@ class Eval(Common):
     """Released optimizers by name, or directories."""
     suite: str = "digits"
     """What to judge on; see l2o list suites."""
+    baselines: Annotated[list[str], arg(metavar="NAME")] = field(default_factory=list)
+    """Which hand-designed optimizers beside: see l2o list optimizers; NAME+SCHEDULE
+    with another schedule: constant, cosine, warmup, warmup_cosine or onecycle.
+    Default: those of the suite."""
+    gradient: Annotated[str, arg(metavar="NAME[:SETTING=VALUE,...]")] = ""
+    """Feed all optimizers from another source than backprop; see l2o list gradients."""
     out: Annotated[str, arg(metavar="DIR")] = ""
     """Where to leave report.json, report.txt and curves.png. Default: reports/SUITE."""
 
@@ -85,6 +91,7 @@ class List(Common):
             "architectures",
             "tasks",
             "augmentations",
+            "gradients",
             "suites",
             "datasets",
             "configs",
@@ -256,10 +263,13 @@ def _eval(command: Eval) -> int:
     if not command.optimizers:
         print("l2o: error: eval needs at least one OPTIMIZER", file=sys.stderr)
         return 2
+    parts = command.suite, command.gradient.partition(":")[0]
     return evaluate(
         optimizers=command.optimizers,
         suite_name=command.suite,
-        out=Path(command.out or Path("reports") / command.suite),
+        baseline_names=command.baselines,
+        gradient=command.gradient,
+        out=Path(command.out or Path("reports") / "-".join(filter(None, parts))),
         as_json=command.json,
     )
 

@@ -18,13 +18,15 @@ import l2o
 from l2o import released
 from l2o.checkpoint import theta_sha256
 from l2o.config import build, override
+from l2o.gradients import SOURCES
 from l2o.learned import ARCHITECTURES
 from l2o.learned.facts import facts
 from l2o.storage import read_manifest
 from meta_test import reference as references, report as reports
 from meta_test.evaluate import Progress as Cells, Report, evaluate as judge
-from meta_test.families import FAMILIES
+from meta_test.families import AUGMENTATIONS, FAMILIES
 from meta_test.listing import (
+    describe_baseline,
     describe_cells,
     describe_dataset,
     describe_family,
@@ -45,7 +47,7 @@ from meta_train.directory import (
 from meta_train.progress import progress
 from meta_train.run import BUDGET, RunResult, run
 from meta_train.signals import Interrupted, StopSignal
-from tasks import AUGMENTATIONS, DATASETS
+from tasks import DATASETS
 from tasks.data import tfds, tfds_prepare
 from tasks.data.arrays import Examples
 from tasks.data.tfds_find import data_directory, find
@@ -135,10 +137,21 @@ def train(
 
 
 def evaluate(
-    *, optimizers: Sequence[str], suite_name: str, out: Path, as_json: bool
+    *,
+    optimizers: Sequence[str],
+    suite_name: str,
+    baseline_names: Sequence[str],
+    gradient: str,
+    out: Path,
+    as_json: bool,
 ) -> int:
-    """`l2o eval`: judge learned optimizers beside all baselines."""
+    """`l2o eval`: judge learned optimizers beside baselines."""
     chosen = suite_named(suite_name)
+    if baseline_names:
+        baselines(baseline_names)  # A name that is wrong is said now.
+        chosen = dataclasses.replace(chosen, baselines=tuple(baseline_names))
+    if gradient:
+        chosen = chosen.with_gradients(gradient)
     contenders = _contenders(optimizers)
     with StopSignal(_say) as stop:
         try:
@@ -187,15 +200,13 @@ def listing(what: str) -> dict[str, dict[str, Any]]:
 
     makers: dict[str, Callable[[], dict[str, Any]]] = {
         "optimizers": lambda: {n: checkpoint(n) for n in released.names()},
-        "baselines": lambda: {
-            n: "learning rates " + ", ".join(f"{r:g}" for r in b.learning_rates)
-            for n, b in BASELINES.items()
-        },
+        "baselines": lambda: {n: describe_baseline(b) for n, b in BASELINES.items()},
         "architectures": lambda: {
             n: dataclasses.asdict(facts(c())) for n, c in ARCHITECTURES.items()
         },
         "tasks": lambda: {n: describe_family(n) for n in FAMILIES},
         "augmentations": lambda: {n: first_line(c) for n, c in AUGMENTATIONS.items()},
+        "gradients": lambda: {n: first_line(s) for n, s in SOURCES.items()},
         "suites": lambda: {n: describe_suite(s) for n, s in SUITES.items()},
         "datasets": lambda: {n: describe_dataset(n) for n in DATASETS},
         "configs": lambda: {n: _describe(n) for n in configs.names()},
@@ -316,9 +327,7 @@ def _reserve(suite: Suite, budget: float) -> float:
     Enough for 20,000 steps a second, which small tasks reach on two CPU cores; at least
     a tenth and at most half of the budget.
     """
-    candidates = 1 + sum(
-        len(BASELINES[name].learning_rates) for name in suite.baselines
-    )
+    candidates = 1 + sum(len(one.labels) for one in baselines(suite.baselines))
     steps = candidates * sum(cell.horizon * len(cell.seeds) for cell in suite.cells)
     return min(max(steps / 20_000, 0.1 * budget), 0.5 * budget)
 

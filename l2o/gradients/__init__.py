@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from l2o.gradients.evolution import evolution_strategies
     from l2o.gradients.feedback import feedback_alignment
     from l2o.gradients.forward import forward_gradient
-    from l2o.gradients.registry import SOURCES, source
+    from l2o.gradients.registry import SOURCES, parse, source
 
 __all__ = [
     "SOURCES",
@@ -32,6 +32,7 @@ __all__ = [
     "evolution_strategies",
     "feedback_alignment",
     "forward_gradient",
+    "parse",
     "source",
 ]
 
@@ -43,6 +44,7 @@ _MODULES = {
     "evolution_strategies": "l2o.gradients.evolution",
     "feedback_alignment": "l2o.gradients.feedback",
     "forward_gradient": "l2o.gradients.forward",
+    "parse": "l2o.gradients.registry",
     "source": "l2o.gradients.registry",
 }
 

@@ -66,7 +66,7 @@ def activity_perturbation(
 
     Raises:
         ValueError: `local_losses` without a model. At the call: a layer with parameters
-            is no Dense or Conv layer, or is called twice; there is no layer; or
+            is not linear, or is called twice; there is no layer; or
             `params` are not those of the model.
 
     Source: Ren et al. 2023, "Scaling forward gradient with local losses", arXiv

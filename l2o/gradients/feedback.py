@@ -115,8 +115,9 @@ def feedback_alignment(
     numbers that each is multiplied with: the outputs for `direct`, the layer's fan-in
     for `layerwise`.
 
-    The model may be anything that calls each of its flax Dense and Conv layers once. A
-    connection around layers hands errors on as they are.
+    The model may be anything that calls each of its flax Dense and Conv layers once, or
+    others that are linear like them (`l2o.gradients.layers`). A connection around
+    layers hands errors on as they are.
 
     Args:
         function: a loss `(params, *args) -> scalar` that applies a flax model, or the
@@ -130,8 +131,8 @@ def feedback_alignment(
         `(params, key, *args) -> (value, grads)`; the value is exact, the key not used.
 
     Raises:
-        ValueError: at the call: a layer with parameters is no Dense or Conv layer, or
-            is called twice; or there is no layer.
+        ValueError: at the call: a layer with parameters is not linear, or is called
+            twice; or there is no layer.
 
     Source: Nokland 2016, "Direct feedback alignment provides learning in deep neural
     networks", arXiv 1609.01596; Lillicrap et al. 2016, "Random synaptic feedback

@@ -1,4 +1,8 @@
-"""Looking into flax models: what the Dense and Conv layers of a loss are given."""
+"""Looking into flax models: what the linear layers of a loss are given.
+
+These are Dense and Conv, and any other layer like them: with parameters `kernel` and
+perhaps `bias`, a field `use_bias`, and linear, to which JAX's transposition is put.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -10,7 +14,7 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One Dense or Conv layer at work.
+    """One linear layer at work.
 
     Attributes:
         module: the layer, bound to its parameters.
@@ -19,7 +23,7 @@ class Layer:
         call: `(inputs) -> outputs`, what the layer does by itself; once.
     """
 
-    module: nn.Dense | nn.Conv
+    module: nn.Module
     index: int
     inputs: jax.Array
     call: Callable[[jax.Array], jax.Array]
@@ -39,7 +43,8 @@ class Layer:
 
         Linear in the inputs without a bias, and in the parameters.
         """
-        bare = self.module.clone(parent=None, name=None, use_bias="bias" in params)
+        settings: Any = {"use_bias": "bias" in params}
+        bare = self.module.clone(parent=None, name=None, **settings)
         outputs: Any = bare.apply({"params": dict(params)}, inputs)
         return outputs
 
@@ -52,6 +57,11 @@ class Shapes(NamedTuple):
     outputs: jax.ShapeDtypeStruct
 
 
+_NOT_LINEAR = (
+    "layers with parameters must be Dense, Conv or linear like them for this source of "
+    "gradients, got "
+)
+
 Handler = Callable[[Layer], jax.Array]
 """What is done in the place of a layer's call: gives its outputs."""
 
@@ -61,10 +71,10 @@ def with_layers(function: Callable[[], Any], handle: Handler) -> Any:
 
     Args:
         function: applies a flax model.
-        handle: is given the Dense and Conv layers in the order of their calls.
+        handle: is given the linear layers in the order of their calls.
 
     Raises:
-        ValueError: a layer with parameters is neither, or is called twice.
+        ValueError: a layer with parameters is not linear, or is called twice.
     """
     seen: list[tuple[str, ...]] = []
     busy = False
@@ -79,15 +89,12 @@ def with_layers(function: Callable[[], Any], handle: Handler) -> Any:
         module = context.module
         if busy or context.method_name != "__call__":
             return next_call(*args, **kwargs)
-        if not isinstance(module, nn.Dense | nn.Conv):
-            outputs = next_call(*args, **kwargs)
-            own = module.variables.get("params", {})
-            if any(not isinstance(leaf, Mapping) for leaf in own.values()):
-                raise ValueError(
-                    "layers with parameters must be Dense or Conv for this source of "
-                    f"gradients, got {_named(module)}"
-                )
-            return outputs
+        params = module.variables.get("params", {})
+        own = {name for name, x in params.items() if not isinstance(x, Mapping)}
+        if not own:
+            return next_call(*args, **kwargs)
+        if not _looks_linear(module, own):
+            raise ValueError(_NOT_LINEAR + _named(module))
         if module.path in seen:
             raise ValueError(
                 "a layer must be called once for this source of gradients, "
@@ -123,6 +130,7 @@ def shapes_of(function: Callable[..., Any], *args: Any) -> tuple[Shapes, ...]:
 
     def note(layer: Layer) -> jax.Array:
         outputs = layer.call(layer.inputs)
+        _require_linear(layer, outputs)
         found.append(
             Shapes(
                 layer.path,
@@ -139,6 +147,28 @@ def shapes_of(function: Callable[..., Any], *args: Any) -> tuple[Shapes, ...]:
             "gradients, got a loss that calls none"
         )
     return tuple(found)
+
+
+def _looks_linear(module: nn.Module, params: set[str]) -> bool:
+    fields = {field.name for field in dataclasses.fields(module)}
+    return {"kernel"} <= params <= {"kernel", "bias"} and "use_bias" in fields
+
+
+def _require_linear(layer: Layer, outputs: jax.Array) -> None:
+    """Raises ValueError unless a layer is linear in its inputs and its parameters."""
+    if isinstance(layer.module, nn.Dense | nn.Conv):
+        return
+    params = dict(layer.params)
+    ways = (
+        (lambda x: layer.linear({"kernel": params["kernel"]}, x), layer.inputs),
+        (lambda params: layer.linear(params, layer.inputs), params),
+    )
+    try:
+        for linear, like in ways:
+            jax.linear_transpose(linear, like)(outputs)
+    except Exception as error:
+        # Whatever JAX says of an operation that it cannot transpose.
+        raise ValueError(_NOT_LINEAR + _named(layer.module)) from error
 
 
 def _named(module: nn.Module) -> str:

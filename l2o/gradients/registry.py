@@ -54,6 +54,15 @@ class Source:
         # Values are checked before any loss is at hand.
         self(types.SimpleNamespace(apply=None), _nothing)
 
+    @property
+    def needs_examples(self) -> bool:
+        """Whether the loss must be a mean over examples, as arrays' leading axis."""
+        return self.name == "activity_perturbation" or self._microbatches > 1
+
+    @property
+    def _microbatches(self) -> int:
+        return dict(self.settings).get("microbatches", 1)
+
     def __call__(self, function: Any, loss: Loss | None = None) -> GradientFunction:
         """The gradient function of a loss, or of a flax model and a loss."""
         return SOURCES[self.name](function, loss, **dict(self.settings))

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from l2o.config import config_hash
+from l2o.gradients.registry import parse
 from meta_test.families import build_family
+from meta_test.gradient_source import GradientSource
 from meta_test.inner_loop import derive_keys
 from tasks.base import Spec, TaskFamily
 from tasks.data.arrays import Labelled, Text
@@ -80,6 +82,12 @@ class Cell:
             "at": dict(self.at),
         }
 
+    def with_gradients(self, source: str) -> "Cell":
+        """The same, fed by a source of gradients of `l2o.gradients`."""
+        family = GradientSource(self.family(), source)
+        at = {f"inner.{path}": value for path, value in self.at.items()}
+        return dataclasses.replace(self, task=family, at=at)
+
     @property
     def hash(self) -> str:
         """Of all that defines the condition."""
@@ -119,6 +127,26 @@ class Suite:
                     f"the horizon of {cell.name!r} must be a positive multiple of the "
                     f"{self.num_records} records of a curve, got {cell.horizon}"
                 )
+
+    def with_gradients(self, source: str) -> "Suite":
+        """The same, all of whose cells are fed by a source of gradients.
+
+        Args:
+            source: `NAME` or `NAME:setting=value,...`, as `l2o.gradients.parse` reads.
+
+        Raises:
+            ValueError: there is no such source, or a cell cannot have it.
+        """
+        chosen = str(parse(source))
+        cells = []
+        for cell in self.cells:
+            try:
+                cells.append(cell.with_gradients(chosen))
+            except ValueError as error:
+                raise ValueError(f"cell {cell.name!r}: {error}") from error
+        return dataclasses.replace(
+            self, name=f"{self.name}, {chosen}", cells=tuple(cells)
+        )
 
     @property
     def hash(self) -> str:

@@ -48,6 +48,21 @@ def traits(family: TaskFamily) -> Traits | None:
     return jax.eval_shape(look)
 
 
+def require_own_gradients(name: str, inner: TaskFamily) -> None:
+    """Raises ValueError if the gradients of a family are not those of its loss.
+
+    Args:
+        name: of the augmentation that would replace them.
+        inner: the family.
+    """
+    known = traits(inner)
+    if known is not None and known.source:
+        raise ValueError(
+            f"{name}.inner must be a family whose gradients are those of its loss, "
+            f"got {type(inner).__name__}"
+        )
+
+
 def mapped(
     task: Task,
     *,

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from tasks.augmentations.base import (
     log_uniform_int,
     middle_int,
+    require_own_gradients,
     size,
-    traits,
     unflatten,
 )
 from tasks.base import Batch, Gradients, Params, Spec, Task, TaskFamily, static
@@ -58,12 +58,7 @@ class EvolutionGradient(TaskFamily):
         require_range("evolution_gradient.std", self.std)
         require_range("evolution_gradient.pairs", self.pairs)
         require_sizes("evolution_gradient.pairs", self.pairs)
-        known = traits(self.inner)
-        if known is not None and known.source:
-            raise ValueError(
-                "evolution_gradient.inner must be a family whose gradients are those "
-                f"of its loss, got {type(self.inner).__name__}"
-            )
+        require_own_gradients("evolution_gradient", self.inner)
 
     def sample(self, key: jax.Array) -> EvolutionGradientSpec:
         inner_key, std_key, pairs_key = jax.random.split(key, 3)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from meta_test.gradient_source import GradientSource
 from meta_test.optimizer_training import OptimizerTraining
 from tasks import (
     LMRNN,
@@ -329,6 +330,17 @@ AUGMENTED = {
     "evolution_gradient": Row(
         lambda: EvolutionGradient(TINY_BOWL, pairs=(1, 4)), BOWL_LOSS, rel=0.2
     ),
+    "gradient_source": Row(lambda: GradientSource(TINY_BOWL), BOWL_LOSS, rel=0.2),
+    "gradient_source-activities": Row(
+        lambda: GradientSource(tiny_mlp(), "activity_perturbation:tangents=2"),
+        math.log(10),
+        rel=0.15,
+    ),
+    "gradient_source-feedback": Row(
+        lambda: GradientSource(tiny_mlp(), "feedback_alignment"),
+        math.log(10),
+        rel=0.15,
+    ),
     # Losses and gradients of three digits.
     "low_precision": Row(
         lambda: LowPrecision(tiny_mlp()), math.log(10), rel=0.15, smooth=False
@@ -371,6 +383,18 @@ REFUSED = {
     "evolution_gradient-inner-with-a-source": (
         lambda: EvolutionGradient(Reparametrise(NormaliseGradient(TINY_BOWL))),
         "evolution_gradient.inner",
+    ),
+    "gradient_source-unknown": (
+        lambda: GradientSource(TINY_BOWL, "backward"),
+        "a gradient source",
+    ),
+    "gradient_source-inner-with-a-source": (
+        lambda: GradientSource(NormaliseGradient(TINY_BOWL)),
+        "gradient_source.inner",
+    ),
+    "gradient_source-inner-without-examples": (
+        lambda: GradientSource(TINY_BOWL, "backprop:microbatches=2"),
+        "gradient_source.inner",
     ),
     "reduce_batch-fraction-above-one": (
         lambda: ReduceBatch(tiny_mlp(), fraction=(0.5, 1.5)),

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meta_test.families import FAMILIES
-from tasks import AUGMENTATIONS, SPLITS, Task, TaskFamily
+from meta_test.families import AUGMENTATIONS, FAMILIES
+from tasks import SPLITS, Task, TaskFamily
 from tests.contracts.task_rows import AUGMENTED, REFUSED, ROWS, Row
 from tests.helpers import assert_no_recompile
 

@@ -375,6 +375,30 @@ class Normed(nn.Module):
         return nn.Dense(3)(nn.LayerNorm(name="norm")(nn.Dense(4)(x)))
 
 
+class Own(nn.Module):
+    """Looks like a linear layer; is one without a curve."""
+
+    curve: Any
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], 4))
+        outputs = self.curve(x @ kernel)
+        if not self.use_bias:
+            return outputs
+        bias = self.param("bias", nn.initializers.zeros, (1, 4))
+        return outputs + bias
+
+
+class WithOwn(nn.Module):
+    curve: Any
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(nn.tanh(Own(self.curve, name="own")(x)))
+
+
 class Tied(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -386,7 +410,8 @@ class Tied(nn.Module):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (Normed(), "must be Dense or Conv .*, got LayerNorm norm"),
+        (Normed(), "must be Dense, Conv or linear .*, got LayerNorm norm"),
+        (WithOwn(jnp.square), "must be Dense, Conv or linear .*, got Own own"),
         (Tied(), "must be called once .*, got Dense tied a second time"),
     ],
 )
@@ -394,6 +419,17 @@ def test_a_layer_that_cannot_be_handled_is_named(model, message, make):
     params, args = problem(model, 5)
     with pytest.raises(ValueError, match=message):
         make(model, cross_entropy)(params, KEY, *args)
+
+
+def test_a_linear_layer_of_ones_own_is_as_good_as_dense():
+    params, args = problem(WithOwn(lambda x: x), 5)
+    as_dense = {"Dense_0": params["own"], "Dense_1": params["Dense_0"]}
+    as_dense["Dense_0"] = params["own"] | {"bias": params["own"]["bias"][0]}
+    for make in (feedback_alignment, activity_perturbation):
+        _, got = make(WithOwn(lambda x: x), cross_entropy)(params, KEY, *args)
+        _, want = make(MLP((4, 3)), cross_entropy)(as_dense, KEY, *args)
+        assert_close(got["own"]["kernel"], want["Dense_0"]["kernel"])
+        assert_close(got["own"]["bias"][0], want["Dense_0"]["bias"])
 
 
 @pytest.mark.parametrize("make", [feedback_alignment, activity_perturbation])

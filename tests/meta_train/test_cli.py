@@ -308,6 +308,17 @@ def test_evaluation(capsys, reference, elsewhere, tiny_suite, monkeypatch):
     assert "tiny" in captured.out
     assert (elsewhere / "reports" / "tiny" / "curves.png").is_file()
 
+    feeding = "forward_gradient:distribution=rademacher,tangents=2"
+    chosen = ["--baselines", "adam+constant", "--gradient", feeding]
+    assert main(["eval", optimizer, "--suite=tiny", "--json", *chosen]) == 0
+    fed = json.loads(capsys.readouterr().out)
+    assert [c["name"] for c in fed["contenders"]] == [
+        fed["contenders"][0]["name"],
+        "adam+constant",
+    ]
+    assert fed["suite"]["name"] == f"tiny, {feeding}"
+    assert (elsewhere / "reports" / "tiny-forward_gradient").is_dir()
+
     def interrupted(*arguments, **options):
         signal.raise_signal(signal.SIGINT)
         options["on_progress"](None)
@@ -331,6 +342,18 @@ def test_what_cannot_be_evaluated(capsys, reference, elsewhere, tiny_suite):
             "no/body must be a checkpoint directory, none is there",
         ),
         ([optimizer, "--suite=tinny"], "(did you mean 'tiny'?)"),
+        (
+            [optimizer, "--suite=tiny", "--gradient=feedback_alignment:rule=up"],
+            "rule must be one of direct, layerwise, sign, got 'up'",
+        ),
+        (
+            [optimizer, "--suite=tiny", "--baselines", "adamm"],
+            "got 'adamm' (did you mean 'adam'?)",
+        ),
+        (
+            [optimizer, "--suite=tiny", "--baselines", "lbfgs+cosine"],
+            "the schedule of lbfgs must be none, got 'cosine'",
+        ),
         ([optimizer, "--suite=tiny", "--out=file"], "file must be a directory or a"),
         (
             [optimizer, optimizer, "--suite=tiny", "--out=out"],
@@ -356,7 +379,8 @@ def test_what_cannot_be_evaluated(capsys, reference, elsewhere, tiny_suite):
             [],
             [
                 *("optimizers", "baselines", "architectures"),
-                *("tasks", "augmentations", "suites", "datasets", "configs"),
+                *("tasks", "augmentations", "gradients"),
+                *("suites", "datasets", "configs"),
             ],
         ),
         (["optimizers"], ["optimizers", "baselines", "architectures"]),
