@@ -69,6 +69,26 @@ class Eval(Common):
 
 
 @dataclass(frozen=True)
+class Inspect(Common):
+    """Look into one training: sharpness, step sizes, effective learning rates."""
+
+    optimizer: Annotated[Positional[str], arg(metavar="OPTIMIZER")]
+    """A released optimizer, a directory, or a baseline; see l2o list optimizers."""
+    task: str = "image_mlp"
+    """The task family, whose typical problem it is; see l2o list tasks."""
+    learning_rate: float = 0.0
+    """Of a baseline; the nearest of its grid. Default: the middle of the grid."""
+    gradient: Annotated[str, arg(metavar="NAME[:SETTING=VALUE,...]")] = ""
+    """Feed it from another source than backprop; see l2o list gradients."""
+    steps: int = 1000
+    """Of the training."""
+    seed: int = 0
+    """Of the initial parameters and the batches."""
+    out: Annotated[str, arg(metavar="FILE")] = "inspection.png"
+    """The picture."""
+
+
+@dataclass(frozen=True)
 class Plot(Common):
     """Draw the course of meta-training runs, finished or not."""
 
@@ -167,6 +187,7 @@ class Prepare(Common):
 Command = (
     Annotated[Train, subcommand("train")]
     | Annotated[Eval, subcommand("eval")]
+    | Annotated[Inspect, subcommand("inspect")]
     | Annotated[Plot, subcommand("plot")]
     | Annotated[List, subcommand("list")]
     | Annotated[Bench, subcommand("bench")]
@@ -270,6 +291,21 @@ def _eval(command: Eval) -> int:
         baseline_names=command.baselines,
         gradient=command.gradient,
         out=Path(command.out or Path("reports") / "-".join(filter(None, parts))),
+        as_json=command.json,
+    )
+
+
+def _inspect(command: Inspect) -> int:
+    from meta_train.commands import inspect
+
+    return inspect(
+        optimizer=command.optimizer,
+        task=command.task,
+        learning_rate=command.learning_rate,
+        gradient=command.gradient,
+        steps=command.steps,
+        seed=command.seed,
+        out=Path(command.out),
         as_json=command.json,
     )
 
@@ -380,6 +416,7 @@ def _prepare(command: Prepare) -> int:
 _RUN: dict[type, Any] = {
     Train: _train,
     Eval: _eval,
+    Inspect: _inspect,
     Plot: _plot,
     List: _list,
     Bench: _bench,

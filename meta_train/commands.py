@@ -22,9 +22,9 @@ from l2o.gradients import SOURCES
 from l2o.learned import ARCHITECTURES
 from l2o.learned.facts import facts
 from l2o.storage import read_manifest
-from meta_test import reference as references, report as reports
+from meta_test import inspection, reference as references, report as reports
 from meta_test.evaluate import Progress as Cells, Report, evaluate as judge
-from meta_test.families import AUGMENTATIONS, FAMILIES
+from meta_test.families import AUGMENTATIONS, FAMILIES, TYPICAL, build_family
 from meta_test.listing import (
     describe_baseline,
     describe_cells,
@@ -32,7 +32,13 @@ from meta_test.listing import (
     describe_family,
     describe_suite,
 )
-from meta_test.optimizers import BASELINES, Contender, baselines, learned
+from meta_test.optimizers import (
+    BASELINES,
+    Contender,
+    baseline,
+    baselines,
+    learned,
+)
 from meta_test.suites import SUITES, Cell, Suite, suite_named
 from meta_train import config as configs, plot as plots
 from meta_train.build import build_trainer, warm_start
@@ -168,6 +174,46 @@ def evaluate(
         reports.print_report(report, sys.stdout)
     _say(f"report:    {out / 'report.json'}")
     _say(f"curves:    {out / 'curves.png'}")
+    return 0
+
+
+def inspect(
+    *,
+    optimizer: str,
+    task: str,
+    learning_rate: float,
+    gradient: str,
+    steps: int,
+    seed: int,
+    out: Path,
+    as_json: bool,
+) -> int:
+    """`l2o inspect`: one short training, measured and drawn."""
+    table = {"family": task} | TYPICAL.get(task, {})
+    if gradient:
+        table["augment"] = [{"kind": "gradient_source", "source": gradient}]
+    family = build_family(table, where="inspect")
+    known = optimizer.partition("+")[0] in BASELINES
+    contender = baseline(optimizer) if known else _contenders([optimizer])[0]
+    rates = BASELINES[optimizer.partition("+")[0]].learning_rates if known else (0.0,)
+    if learning_rate and not known:
+        raise ValueError(
+            f"--learning-rate is that of a baseline, got {learning_rate:g} for the "
+            f"learned optimizer {optimizer}"
+        )
+    wanted = learning_rate or rates[len(rates) // 2]
+    candidate = min(range(len(rates)), key=lambda i: abs(rates[i] - wanted))
+    found = inspection.inspect_training(
+        family, contender, candidate=candidate, steps=steps, seed=seed
+    )
+    inspection.write(found, out)
+    _print_json(as_json, inspection.as_json(found) | {"figure": str(out)})
+    if not as_json:
+        if known:
+            print(f"{optimizer} at a learning rate of {rates[candidate]:g}")
+        print(f"mean loss of the last steps: {found.loss[-1]:.4g}")
+        print(f"sharpness: {found.sharpness[-1]:.4g}, 2/lr: {found.critical[-1]:.4g}")
+    _say(f"figure:    {out}")
     return 0
 
 

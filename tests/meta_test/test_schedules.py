@@ -50,7 +50,7 @@ def test_a_baseline_follows_its_schedule():
     state, steps = tx.init(jnp.ones(())), []
     for _ in range(7):
         step, state = tx.update(jnp.ones(()), state)
-        steps.append(-float(step))
+        steps.append(-np.float64(np.asarray(step)))
     np.testing.assert_allclose(
         steps, 2.0 * np.minimum(np.arange(7) / 5, 1.0), atol=2 * RISE
     )

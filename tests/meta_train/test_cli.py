@@ -48,7 +48,7 @@ def error_of(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Expected one of {train, eval, plot, list, "),
+        ([], "Expected one of {train, eval, inspect, plot, list, "),
         (["frobnicate"], "Unrecognized options: frobnicate"),
         (["train", "--outt", "x"], "Unrecognized options: --outt"),
         (["train", "a", "b"], "Unrecognized options: b"),
@@ -370,6 +370,22 @@ def test_what_cannot_be_evaluated(capsys, reference, elsewhere, tiny_suite):
     assert "must have sha256" in error
     left = {path.name for path in elsewhere.iterdir()}
     assert left == {"file", "optimizer"}
+
+
+def test_inspection(capsys, reference, elsewhere):
+    optimizer = str(reference / "optimizer")
+    short = ["--task=quadratic", "--steps=50", "--json"]
+    for name, options in (
+        ("sgd+constant", ["--learning-rate=0.03", "--out=sgd.png"]),
+        (optimizer, ["--gradient=forward_gradient"]),
+    ):
+        assert main(["inspect", name, *short, *options]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (elsewhere / found["figure"]).stat().st_size > 10_000
+        assert len(found["loss"]) == 50
+    status, error = error_of(capsys, "inspect", optimizer, "--learning-rate=0.1")
+    assert status == 1
+    assert "--learning-rate is that of a baseline, got 0.1" in error
 
 
 @pytest.mark.parametrize(
