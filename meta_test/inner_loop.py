@@ -110,6 +110,59 @@ def evaluate_params(
     return Evaluation(train_loss, test_loss, train_accuracy, test_accuracy)
 
 
+class Training(NamedTuple):
+    """A training between two steps."""
+
+    params: Any
+    opt_state: Any  # the optimizer's
+    memory: Any  # of the task's source of gradients
+
+
+class Seen(NamedTuple):
+    """What one step looked at, and what came of it."""
+
+    params: Any  # before the step
+    grads: Any
+    updates: Any
+
+
+def begin_training(
+    task: Task, tx: optax.GradientTransformationExtraArgs, keys: Keys
+) -> Training:
+    """A training before its first step."""
+    params = task.init(keys.init)
+    memory = task.gradients.init(params, jax.random.fold_in(keys.init, 1))
+    return Training(params, tx.init(params), memory)
+
+
+def training_step(
+    task: Task,
+    tx: optax.GradientTransformationExtraArgs,
+    keys: Keys,
+    count: jax.Array,
+    training: Training,
+) -> tuple[Training, jax.Array, Seen]:
+    """Step number `count`: the training after it, its loss, and what it saw."""
+    params, opt_state, memory = training
+    batch_key, loss_key = jax.random.split(jax.random.fold_in(keys.steps, count))
+    batch = task.batch(batch_key, "train")
+    loss, grads, memory = task.gradients.step(memory, params, loss_key, batch)
+    # What second-order methods and line searches look at: this step's loss.
+    objective = lambda params: task.loss(params, loss_key, batch)[0]
+    updates, opt_state = tx.update(
+        grads,
+        opt_state,
+        params,
+        value=loss,
+        grad=grads,
+        value_fn=objective,
+        obj_fn=objective,
+    )
+    seen = Seen(params, grads, updates)
+    params = optax.apply_updates(params, updates)
+    return Training(params, opt_state, memory), loss, seen
+
+
 def run(
     family: TaskFamily,
     spec: Spec,
@@ -146,26 +199,11 @@ def run(
     tx = optax.with_extra_args_support(
         make_optimizer(hyper, jnp.asarray(num_records * record_every))
     )
-    gradients = task.gradients
 
     def step(count: jax.Array, state: Any) -> Any:
-        (params, opt_state, memory), total = state
-        batch_key, loss_key = jax.random.split(jax.random.fold_in(keys.steps, count))
-        batch = task.batch(batch_key, "train")
-        loss, grads, memory = gradients.step(memory, params, loss_key, batch)
-        # What second-order methods and line searches look at: this step's loss.
-        objective = lambda params: task.loss(params, loss_key, batch)[0]
-        updates, opt_state = tx.update(
-            grads,
-            opt_state,
-            params,
-            value=loss,
-            grad=grads,
-            value_fn=objective,
-            obj_fn=objective,
-        )
-        params = optax.apply_updates(params, updates)
-        return (params, opt_state, memory), total + loss
+        training, total = state
+        training, loss, _ = training_step(task, tx, keys, count, training)
+        return training, total + loss
 
     def interval(state: Any, record: jax.Array) -> tuple[Any, jax.Array]:
         start = record * record_every
@@ -174,11 +212,10 @@ def run(
         )
         return state, total / record_every
 
-    params = task.init(keys.init)
-    initial = evaluate_params(task, params, keys.evaluation, eval_batches)
-    memory = gradients.init(params, jax.random.fold_in(keys.init, 1))
+    start = begin_training(task, tx, keys)
+    initial = evaluate_params(task, start.params, keys.evaluation, eval_batches)
     (params, opt_state, _), losses = jax.lax.scan(
-        interval, (params, tx.init(params), memory), jnp.arange(num_records)
+        interval, start, jnp.arange(num_records)
     )
     params = evaluated(opt_state, params)
     final = evaluate_params(task, params, keys.evaluation, eval_batches)

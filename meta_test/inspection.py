@@ -5,7 +5,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,14 @@ from l2o.inspect import (
 )
 from l2o.inspect.vectors import widen
 from l2o.trees import by_path
-from meta_test.inner_loop import Hyper, MakeOptimizer, derive_keys
+from meta_test.inner_loop import (
+    Hyper,
+    MakeOptimizer,
+    Seen,
+    begin_training,
+    derive_keys,
+    training_step,
+)
 from meta_test.optimizers import Contender
 from tasks.base import TaskFamily
 
@@ -162,14 +169,6 @@ def inspect_training(
     )
 
 
-class _Step(NamedTuple):
-    """A step of the inner loop, as one looks at it afterwards."""
-
-    params: Any  # before it
-    grads: Any
-    updates: Any
-
-
 @functools.partial(
     jax.jit, static_argnames=("make_optimizer", "records", "lanczos_steps")
 )
@@ -189,35 +188,14 @@ def _train(
     tx = optax.with_extra_args_support(
         make_optimizer(hyper, jnp.asarray(records * every))
     )
-    gradients = task.gradients
-    params = task.init(keys.init)
-    memory = gradients.init(params, jax.random.fold_in(keys.init, 1))
-    start = params, tx.init(params), memory
+    start = begin_training(task, tx, keys)
 
     batch_key, loss_key, lanczos_key = jax.random.split(keys.evaluation, 3)
     fixed_batch = task.batch(batch_key, "train")
     fixed_loss = lambda params: task.loss(params, loss_key, fixed_batch)[0]
-    num_parameters = sum(x.size for x in jax.tree.leaves(params))
+    num_parameters = sum(x.size for x in jax.tree.leaves(start.params))
 
-    def step(count: jax.Array, state: Any) -> tuple[Any, jax.Array, _Step]:
-        params, opt_state, memory = state
-        batch_key, loss_key = jax.random.split(jax.random.fold_in(keys.steps, count))
-        batch = task.batch(batch_key, "train")
-        loss, grads, memory = gradients.step(memory, params, loss_key, batch)
-        objective = lambda params: task.loss(params, loss_key, batch)[0]
-        updates, opt_state = tx.update(
-            grads,
-            opt_state,
-            params,
-            value=loss,
-            grad=grads,
-            value_fn=objective,
-            obj_fn=objective,
-        )
-        seen = _Step(params, grads, updates)
-        return (optax.apply_updates(params, updates), opt_state, memory), loss, seen
-
-    def measure(seen: _Step) -> dict[str, Any]:
+    def measure(seen: Seen) -> dict[str, Any]:
         product = lambda v: hessian_vector_product(fixed_loss, seen.params, v)
         size = min(lanczos_steps, num_parameters)
         top = largest_eigenvalues(product, seen.params, lanczos_key, 1, size)
@@ -236,14 +214,15 @@ def _train(
     def record(state: Any, index: jax.Array) -> tuple[Any, dict[str, Any]]:
         def one(count: jax.Array, carry: Any) -> Any:
             state, total, _ = carry
-            state, loss, seen = step(count, state)
+            state, loss, seen = training_step(task, tx, keys, count, state)
             return state, total + loss, seen
 
         # The loop hands out its last step: to measure it apart would be to compile the
         # optimizer twice. What is handed in is never looked at.
-        blank = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(step, index, state)[2]
+        like = jax.eval_shape(
+            lambda state: training_step(task, tx, keys, index, state)[2], state
         )
+        blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
         first = index * every
         state, total, seen = jax.lax.fori_loop(
             first, first + every, one, (state, jnp.zeros(()), blank)
