@@ -411,9 +411,10 @@ def _logarithmic(axes: "Axes") -> None:
     drawn = np.concatenate([np.asarray(line.get_ydata()) for line in axes.lines])
     positive = drawn[drawn > 0]
     if not positive.size:
-        return
+        positive = np.ones(1)  # A panel of the same kind, with nothing in it.
     low, high = np.log10(positive.min()), np.log10(positive.max())
     # What does not change is a flat line and not a picture of rounding errors.
     margin = max(0.05 * (high - low), 0.5 * (1.0 - (high - low)))
-    axes.set_yscale("log", nonpositive="mask")
+    # The limits first: a scale that has to find them warns where nothing is positive.
     axes.set_ylim(10 ** (low - margin), 10 ** (high + margin))
+    axes.set_yscale("log", nonpositive="mask")

@@ -18,6 +18,8 @@ from tests.helpers import assert_no_recompile
 from tests.meta_test.problems import line, sgd
 
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 NO_DATA = np.zeros((40,), np.float32)
 BOWL = Quadratic(dim=6, spectrum=(0.1, 3.0), noise=0.1)
 
@@ -189,12 +191,16 @@ def test_a_diverged_training_is_told_and_drawn(diverged, tmp_path):
     assert tree["effective_rates"]["x"][-1] is None
     assert np.isnan(diverged.gradient_norm[-1])
     assert "loss not finite by step 4" in draw(diverged).get_suptitle()
-    write(diverged, tmp_path / "wild.png")
+    write(diverged, tmp_path / "new" / "folder" / "wild.png")
 
 
 def test_a_training_that_never_was_finite_is_drawn(tmp_path):
     found = inspect_training(line(float("nan")), sgd("sgd", 0.1), steps=2, records=2)
     assert as_json(found)["loss"] == as_json(found)["sharpness"] == [None, None]
+    scales = {
+        axes.get_title(loc="left"): axes.get_yscale() for axes in draw(found).axes
+    }
+    assert scales["Training loss"] == scales["Update sizes"] == "log"
     write(found, tmp_path / "nothing.png")
 
 
@@ -208,9 +214,10 @@ def test_at_rest_there_is_no_critical_sharpness(tmp_path):
 
 def test_pictures_are_written_whole(on_digits, tmp_path):
     path = tmp_path / "new" / "picture.png"
-    for _ in range(2):
-        write(on_digits, path)
-        assert path.read_bytes().startswith(b"\x89PNG")
+    path.parent.mkdir()
+    path.write_text("an older one")
+    write(on_digits, path)
+    assert path.read_bytes().startswith(b"\x89PNG")
     assert list(path.parent.iterdir()) == [path]
     with pytest.raises(ValueError, match=r"must end in one of .*png.*, got .*\.xyz"):
         write(on_digits, tmp_path / "picture.xyz")
@@ -222,6 +229,7 @@ def test_the_largest_of_many_tensors_are_drawn():
         lambda key: {name: jnp.ones((n,)) for name, n in sizes.items()},
         lambda params, batch: optax.tree.norm(params, squared=True),
         NO_DATA,
+        start=1.0,
     )
     found = inspect_training(family, sgd("sgd", 0.1), steps=2, records=1)
     figure = draw(found)
