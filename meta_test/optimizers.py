@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -235,12 +235,13 @@ optax has no Shampoo and no SOAP.
 """
 
 
-def baseline(name: str) -> Contender:
+def baseline(name: str, learning_rates: Sequence[float] | None = None) -> Contender:
     """A hand-designed optimizer with its grid.
 
     Args:
         name: a key of `BASELINES`, with its own schedule; or `NAME+SCHEDULE`, with
             another of `meta_test.schedules.SHAPES`.
+        learning_rates: in the place of its grid.
 
     Returns:
         One candidate a learning rate.
@@ -259,13 +260,14 @@ def baseline(name: str) -> Contender:
         known = "none" if row.schedule is None else f"one of {', '.join(SHAPES)}"
         raise ValueError(f"the schedule of {own} must be {known}, got {schedule!r}")
     shape = schedule or row.schedule
+    rates = learning_rates or row.learning_rates
     return Contender(
         name=name,
         make=Unscheduled(row.optimizer)
         if shape is None
         else Scheduled(row.optimizer, shape),
-        candidates=jnp.asarray(row.learning_rates, jnp.float32),
-        labels=tuple(f"{rate:g}" for rate in row.learning_rates),
+        candidates=jnp.asarray(rates, jnp.float32),
+        labels=tuple(f"{rate:g}" for rate in rates),
         evaluated=row.evaluated,
     )
 

@@ -77,11 +77,11 @@ class Inspect(Common):
     task: str = "image_mlp"
     """The task family, whose typical problem it is; see l2o list tasks."""
     learning_rate: float = 0.0
-    """Of a baseline; the nearest of its grid. Default: the middle of the grid."""
+    """Of a baseline. Default: the middle of its grid."""
     gradient: Annotated[str, arg(metavar="NAME[:SETTING=VALUE,...]")] = ""
     """Feed it from another source than backprop; see l2o list gradients."""
     steps: int = 1000
-    """Of the training."""
+    """Of the training; a multiple of 50."""
     seed: int = 0
     """Of the initial parameters and the batches."""
     out: Annotated[str, arg(metavar="FILE")] = "inspection.png"

@@ -22,7 +22,12 @@ from l2o.gradients import SOURCES
 from l2o.learned import ARCHITECTURES
 from l2o.learned.facts import facts
 from l2o.storage import read_manifest
-from meta_test import inspection, reference as references, report as reports
+from meta_test import (
+    inspection,
+    inspection_figure,
+    reference as references,
+    report as reports,
+)
 from meta_test.evaluate import Progress as Cells, Report, evaluate as judge
 from meta_test.families import AUGMENTATIONS, FAMILIES, TYPICAL, build_family
 from meta_test.listing import (
@@ -58,6 +63,9 @@ from tasks.data import tfds, tfds_prepare
 from tasks.data.arrays import Examples
 from tasks.data.tfds_find import data_directory, find
 
+
+RECORDS = 50
+"""Points on the curves of `l2o inspect`."""
 
 RUNS = Path("runs")
 """Where runs go that are given no directory."""
@@ -193,24 +201,36 @@ def inspect(
     if gradient:
         table["augment"] = [{"kind": "gradient_source", "source": gradient}]
     family = build_family(table, where="inspect")
-    known = optimizer.partition("+")[0] in BASELINES
-    contender = baseline(optimizer) if known else _contenders([optimizer])[0]
-    rates = BASELINES[optimizer.partition("+")[0]].learning_rates if known else (0.0,)
-    if learning_rate and not known:
+    own, candidate = optimizer.partition("+")[0], 0
+    if own in BASELINES:
+        # Without one, the middle of the grid.
+        given = [learning_rate] if learning_rate else BASELINES[own].learning_rates
+        contender, candidate = baseline(optimizer, given), len(given) // 2
+    elif learning_rate:
         raise ValueError(
             f"--learning-rate is that of a baseline, got {learning_rate:g} for the "
             f"learned optimizer {optimizer}"
         )
-    wanted = learning_rate or rates[len(rates) // 2]
-    candidate = min(range(len(rates)), key=lambda i: abs(rates[i] - wanted))
+    else:
+        [contender] = _contenders([optimizer])
+    if steps < 1 or steps % RECORDS:
+        raise ValueError(
+            f"--steps must be a positive multiple of {RECORDS}, the points of the "
+            f"picture, got {steps}"
+        )
     found = inspection.inspect_training(
-        family, contender, candidate=candidate, steps=steps, seed=seed
+        family,
+        contender,
+        candidate=candidate,
+        steps=steps,
+        records=RECORDS,
+        seed=seed,
     )
-    inspection.write(found, out)
+    inspection_figure.write(found, out)
     _print_json(as_json, inspection.as_json(found) | {"figure": str(out)})
     if not as_json:
-        if known:
-            print(f"{optimizer} at a learning rate of {rates[candidate]:g}")
+        if not contender.learned:
+            print(f"{optimizer} at a learning rate of {found.candidate}")
         print(f"mean loss of the last steps: {found.loss[-1]:.4g}")
         print(f"sharpness: {found.sharpness[-1]:.4g}, 2/lr: {found.critical[-1]:.4g}")
     _say(f"figure:    {out}")

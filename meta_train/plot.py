@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from meta_test.pictures import save
 from meta_train.directory import RunDirectory
 from meta_train.metrics import read_lines
 
@@ -128,16 +129,8 @@ def draw(runs: Sequence[Curves]) -> "Figure":
 
 
 def write(runs: Sequence[Curves], out: Path) -> None:
-    """Draws runs into a file, whose suffix says in which format.
-
-    Raises:
-        ValueError: matplotlib does not know that format.
-    """
-    figure = draw(runs)
-    known = sorted(figure.canvas.get_supported_filetypes())
-    if out.suffix.removeprefix(".") not in known:
-        raise ValueError(f"--out must end in one of {', '.join(known)}, got {out}")
-    figure.savefig(out, dpi=150)
+    """Draws runs into a file, as `meta_test.pictures.save`."""
+    save(draw(runs), out)
 
 
 def _courses(runs: Sequence[Curves]) -> list[_Course]:

@@ -18,7 +18,7 @@ from l2o.gradients.base import (
     draw,
     require_distribution,
 )
-from l2o.gradients.layers import Layer, shapes_of, with_layers
+from l2o.gradients.layers import Layer, outputs_of_layers, with_layers
 
 
 def activity_perturbation(
@@ -149,7 +149,7 @@ class _Losses:
             targets: what a local loss is given beside a readout.
             readouts: of local losses, or None.
         """
-        self.layers = shapes_of(function)
+        self.layers = outputs_of_layers(function)
         self._function = function
         self._targets = targets
         self._readouts = readouts
@@ -166,7 +166,7 @@ class _Losses:
         def outputs(layer: Layer) -> jax.Array:
             inputs = layer.inputs
             if self._readouts is not None and layer.index:
-                classes = math.prod(self.layers[-1].outputs.shape[1:])
+                classes = math.prod(self.layers[-1].shape[1:])
                 local.append(self._readouts(layer, classes, self._targets))
                 inputs = jax.lax.stop_gradient(inputs)
             made = layer.call(inputs)

@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.flatten_util import ravel_pytree
 
 
@@ -75,5 +76,5 @@ def angle(grads: Params, reference: Params) -> jax.Array:
     """
     a, _ = ravel_pytree(grads)
     b, _ = ravel_pytree(reference)
-    cosine = jnp.vdot(a, b) / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
+    cosine = optax.cosine_similarity(a, b)
     return jnp.degrees(jnp.arccos(jnp.clip(cosine, -1.0, 1.0)))

@@ -5,14 +5,18 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from l2o.config import nearest, require_positive
 from l2o.gradients.base import GradientFunction, Loss, Params, as_loss
-from l2o.gradients.layers import Layer, Shapes, shapes_of, with_layers
+from l2o.gradients.layers import Layer, outputs_of_layers, with_layers
+
+
+_Outputs: TypeAlias = tuple[jax.ShapeDtypeStruct, ...]
+"""Of all layers, in the order of their calls."""
 
 
 class _Rule(abc.ABC):
@@ -31,13 +35,13 @@ class _Rule(abc.ABC):
 class _Direct(_Rule):
     """All layers but the last are told the error of the last one's outputs."""
 
-    layers: tuple[Shapes, ...]
+    layers: _Outputs
     key: jax.Array
     scale: float
     taps: list[jax.Array] = dataclasses.field(default_factory=list)
 
     def outputs(self, layer: Layer) -> jax.Array:
-        error = self.layers[-1].outputs
+        error = self.layers[-1]
         if layer.index:
             key = jax.random.fold_in(self.key, layer.index)
             feedback = _direct_feedback(key, layer.inputs, error, self.scale)
@@ -53,12 +57,12 @@ class _Direct(_Rule):
 class _Layerwise(_Rule):
     """Every layer hands its error on to the one below, through other weights."""
 
-    layers: tuple[Shapes, ...]
+    layers: _Outputs
     weights: Callable[[Layer], jax.Array]
 
     def outputs(self, layer: Layer) -> jax.Array:
         kernel = jax.lax.stop_gradient(self.weights(layer))
-        like = self.layers[layer.index].outputs
+        like = self.layers[layer.index]
         back: Any = _back_through(layer.linear, like, layer.inputs, kernel)
         return _cut_off(layer) + back
 
@@ -79,7 +83,7 @@ def _signs_of_weights(scale: float, layer: Layer) -> jax.Array:
     return jnp.sign(kernel) * (scale * jnp.mean(jnp.abs(kernel)))
 
 
-_RULES: dict[str, Callable[[tuple[Shapes, ...], jax.Array, float], _Rule]] = {
+_RULES: dict[str, Callable[[_Outputs, jax.Array, float], _Rule]] = {
     "direct": _Direct,
     "layerwise": lambda layers, key, scale: _Layerwise(
         layers, functools.partial(_random_weights, key, scale)
@@ -152,7 +156,7 @@ def feedback_alignment(
         params: Params, key: jax.Array, *args: Any
     ) -> tuple[jax.Array, Params]:
         del key  # Feedback is fixed.
-        layers = shapes_of(of_params, params, *args)
+        layers = outputs_of_layers(of_params, params, *args)
 
         def redirected(params: Params) -> jax.Array:
             way = _RULES[rule](layers, jax.random.key(seed), scale)

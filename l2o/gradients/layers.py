@@ -6,7 +6,7 @@ perhaps `bias`, a field `use_bias`, and linear, to which JAX's transposition is 
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -47,14 +47,6 @@ class Layer:
         bare = self.module.clone(parent=None, name=None, **settings)
         outputs: Any = bare.apply({"params": dict(params)}, inputs)
         return outputs
-
-
-class Shapes(NamedTuple):
-    """What is known of a layer before anything is computed."""
-
-    path: tuple[str, ...]
-    inputs: jax.ShapeDtypeStruct
-    outputs: jax.ShapeDtypeStruct
 
 
 _NOT_LINEAR = (
@@ -120,24 +112,22 @@ def with_layers(function: Callable[[], Any], handle: Handler) -> Any:
         return function()
 
 
-def shapes_of(function: Callable[..., Any], *args: Any) -> tuple[Shapes, ...]:
-    """The layers of a function's model in the order of their calls; nothing is run.
+def outputs_of_layers(
+    function: Callable[..., Any], *args: Any
+) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """What the layers of a function's model give, in the order of their calls.
+
+    Nothing is run.
 
     Raises:
-        ValueError: there is none, or one that cannot be handled.
+        ValueError: there is no layer, or one that cannot be handled.
     """
-    found: list[Shapes] = []
+    found: list[jax.ShapeDtypeStruct] = []
 
     def note(layer: Layer) -> jax.Array:
         outputs = layer.call(layer.inputs)
         _require_linear(layer, outputs)
-        found.append(
-            Shapes(
-                layer.path,
-                jax.ShapeDtypeStruct(layer.inputs.shape, layer.inputs.dtype),
-                jax.ShapeDtypeStruct(outputs.shape, outputs.dtype),
-            )
-        )
+        found.append(jax.ShapeDtypeStruct(outputs.shape, outputs.dtype))
         return outputs
 
     jax.eval_shape(lambda *args: with_layers(lambda: function(*args), note), *args)

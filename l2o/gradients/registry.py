@@ -57,11 +57,8 @@ class Source:
     @property
     def needs_examples(self) -> bool:
         """Whether the loss must be a mean over examples, as arrays' leading axis."""
-        return self.name == "activity_perturbation" or self._microbatches > 1
-
-    @property
-    def _microbatches(self) -> int:
-        return dict(self.settings).get("microbatches", 1)
+        parts = dict(self.settings).get("microbatches", 1)
+        return self.name == "activity_perturbation" or parts > 1
 
     def __call__(self, function: Any, loss: Loss | None = None) -> GradientFunction:
         """The gradient function of a loss, or of a flax model and a loss."""

@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 from l2o.learned import LearnedOptimizer
 from l2o.learned.base import Theta
 from meta_test.families import build_family
+from meta_test.pictures import save
 from meta_train.bench.timing import median_seconds
 from meta_train.build import block_mesh, build_method, build_optimizer
 from meta_train.config import EstimatorConfig
@@ -302,5 +303,5 @@ def draw(result: Mapping[str, Any]) -> "Figure":
 
 
 def write(result: Mapping[str, Any], out: Path) -> None:
-    """Draws the result into a file."""
-    draw(result).savefig(out, dpi=150)
+    """Draws the result into a file, as `meta_test.pictures.save`."""
+    save(draw(result), out)

@@ -11,7 +11,8 @@ import pytest
 
 from l2o.learned import SmallFC
 from meta_test.inner_loop import derive_keys, run
-from meta_test.inspection import MAX_TENSORS, as_json, draw, inspect_training, write
+from meta_test.inspection import as_json, inspect_training
+from meta_test.inspection_figure import MAX_TENSORS, draw, write
 from meta_test.optimizers import baseline, learned
 from tasks import ImageMLP, Quadratic, from_functions, load
 from tests.helpers import assert_no_recompile

@@ -8,6 +8,7 @@ from meta_train.bench import estimators
 from meta_train.bench.estimators import ESTIMATORS, Case, Samples, compare, measure
 from meta_train.build import build_method
 from meta_train.config import EstimatorConfig
+from meta_train.estimators.method import Method
 from tests.meta_train.problems import (
     FULL_GRADIENT,
     HORIZON,
@@ -45,7 +46,7 @@ def test_bias_and_variance_of_samples(bias):
 
 def test_every_estimator_can_be_configured():
     for fields in ESTIMATORS.values():
-        build_method(EstimatorConfig(**fields))
+        assert isinstance(build_method(EstimatorConfig(**fields)), Method)
 
 
 @pytest.fixture(scope="module")

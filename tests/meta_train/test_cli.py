@@ -376,16 +376,22 @@ def test_inspection(capsys, reference, elsewhere):
     optimizer = str(reference / "optimizer")
     short = ["--task=quadratic", "--steps=50", "--json"]
     for name, options in (
-        ("sgd+constant", ["--learning-rate=0.03", "--out=sgd.png"]),
+        ("sgd+constant", ["--learning-rate=0.025", "--out=sgd.png"]),
         (optimizer, ["--gradient=forward_gradient"]),
     ):
         assert main(["inspect", name, *short, *options]) == 0
         found = json.loads(capsys.readouterr().out)
         assert (elsewhere / found["figure"]).stat().st_size > 10_000
         assert len(found["loss"]) == 50
+        if name != optimizer:
+            assert found["candidate"] == "0.025"
+            np.testing.assert_allclose(found["critical"], 2 / 0.025, rtol=1e-4)
     status, error = error_of(capsys, "inspect", optimizer, "--learning-rate=0.1")
     assert status == 1
     assert "--learning-rate is that of a baseline, got 0.1" in error
+    status, error = error_of(capsys, "inspect", "sgd", "--steps=120")
+    assert status == 1
+    assert "--steps must be a positive multiple of 50, " in error
 
 
 @pytest.mark.parametrize(
