@@ -1,6 +1,7 @@
 """What enters a comparison: hand-designed and learned optimizers, on equal terms."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -99,24 +100,53 @@ class FromTheta:
         return self.lopt.with_theta(theta, num_steps=num_steps)
 
 
-def momentum(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-    """Heavy-ball SGD with decay 0.9."""
-    return optax.sgd(learning_rate, momentum=0.9)
+def momentum(
+    learning_rate: optax.ScalarOrSchedule, momentum: Any = 0.9
+) -> optax.GradientTransformation:
+    """Heavy-ball SGD, with decay 0.9 where no other is given."""
+    return optax.sgd(learning_rate, momentum=momentum)
 
 
-def nesterov(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-    """SGD with Nesterov's momentum of decay 0.9."""
-    return optax.sgd(learning_rate, momentum=0.9, nesterov=True)
+def nesterov(
+    learning_rate: optax.ScalarOrSchedule, momentum: Any = 0.9
+) -> optax.GradientTransformation:
+    """SGD with Nesterov's momentum, of decay 0.9 where no other is given."""
+    return optax.sgd(learning_rate, momentum=momentum, nesterov=True)
 
 
-def adam_l2(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-    """Adam with 1e-4 / 2 times the squared weights in the loss: not AdamW's decay."""
-    return optax.chain(optax.add_decayed_weights(1e-4), optax.adam(learning_rate))
+def adam_l2(
+    learning_rate: optax.ScalarOrSchedule, weight_decay: Any = 1e-4, **settings: Any
+) -> optax.GradientTransformation:
+    """Adam with decay / 2 times the squared weights in the loss: not AdamW's decay."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay), optax.adam(learning_rate, **settings)
+    )
 
 
-def lbfgs(scale: jax.Array) -> optax.GradientTransformation:
+def schedule_free_adamw(
+    learning_rate: jax.Array, **settings: Any
+) -> optax.GradientTransformation:
+    """Schedule-free AdamW, whose weights of an average are summed in float32."""
+    inner = optax.contrib.schedule_free_adamw(learning_rate, **settings)
+
+    def init(params: optax.Params) -> Any:
+        state: Any = inner.init(params)
+        # In bfloat16, optax's choice for such parameters, the sum would soon stand
+        # still, and the first learning rate in float32 would change its type.
+        return state._replace(
+            weight_sum=jnp.zeros((), jnp.float32), max_lr=jnp.zeros((), jnp.float32)
+        )
+
+    return optax.GradientTransformationExtraArgs(init, inner.update)
+
+
+def lbfgs(scale: jax.Array, memory_size: int = 10) -> optax.GradientTransformation:
     """L-BFGS, whose steps a line search finds; `scale` multiplies what it starts at."""
-    inner = optax.lbfgs(scale)
+    inner = optax.lbfgs(scale, memory_size)
+
+    def init(params: optax.Params) -> Any:
+        # Some of its numbers begin weakly typed: a program more, for the first step.
+        return jax.tree.map(lambda x: jnp.asarray(x, x.dtype), inner.init(params))
 
     def update(
         updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any
@@ -125,7 +155,7 @@ def lbfgs(scale: jax.Array) -> optax.GradientTransformation:
         known = {name: extra_args[name] for name in ("value", "grad", "value_fn")}
         return inner.update(updates, state, params, **known)
 
-    return optax.GradientTransformationExtraArgs(inner.init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +171,11 @@ class Range:
     low: float
     high: float
     log: bool = True
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is of whole numbers, as both ends then are: of sizes of arrays."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
 
 
 def _rates(low: int, high: int) -> Range:
@@ -183,6 +218,13 @@ class Baseline:
         )
         return tuple(float(f"{10 ** (k / 2):.0e}") for k in range(low, high + 1))
 
+    def spread(self, count: int) -> tuple[float, ...]:
+        """So many learning rates over the range, in the logarithm; its grid for 0."""
+        if not count:
+            return self.learning_rates
+        rates = np.geomspace(self.rates.low, self.rates.high, count)
+        return tuple(float(f"{rate:.2e}") for rate in rates)
+
 
 BASELINES: Mapping[str, Baseline] = {
     # The grids reach two decades to either side of what suits the plain digits MLP: the
@@ -215,7 +257,7 @@ BASELINES: Mapping[str, Baseline] = {
         optax.contrib.muon, _rates(-7, 2), {"one_minus_beta": _FAST} | _DECAY
     ),
     "schedule_free_adamw": Baseline(
-        optax.contrib.schedule_free_adamw,
+        schedule_free_adamw,
         _rates(-8, 2),
         _MOMENTS | _DECAY,
         schedule=None,
@@ -235,16 +277,12 @@ optax has no Shampoo and no SOAP.
 """
 
 
-def baseline(name: str, learning_rates: Sequence[float] | None = None) -> Contender:
-    """A hand-designed optimizer with its grid.
+def find_baseline(name: str) -> Baseline:
+    """The row of a baseline, under the schedule that its name asks for.
 
     Args:
         name: a key of `BASELINES`, with its own schedule; or `NAME+SCHEDULE`, with
             another of `meta_test.schedules.SHAPES`.
-        learning_rates: in the place of its grid.
-
-    Returns:
-        One candidate a learning rate.
 
     Raises:
         ValueError: when there is no such baseline or schedule.
@@ -259,13 +297,90 @@ def baseline(name: str, learning_rates: Sequence[float] | None = None) -> Conten
     if schedule and (schedule not in SHAPES or row.schedule is None):
         known = "none" if row.schedule is None else f"one of {', '.join(SHAPES)}"
         raise ValueError(f"the schedule of {own} must be {known}, got {schedule!r}")
-    shape = schedule or row.schedule
+    return dataclasses.replace(row, schedule=schedule or row.schedule)
+
+
+def _scheduled(
+    optimizer: Callable[[Any], optax.GradientTransformation], schedule: str | None
+) -> MakeOptimizer:
+    if schedule is None:
+        return Unscheduled(optimizer)
+    return Scheduled(optimizer, schedule)
+
+
+ONE_MINUS = "one_minus_"
+"""How the name of a setting begins that is 1 less a keyword of optax."""
+
+
+def with_settings(
+    row: Baseline, settings: Mapping[str, Any]
+) -> Callable[[Any], optax.GradientTransformation]:
+    """A baseline with settings other than its defaults.
+
+    Args:
+        row: of the baseline.
+        settings: by names of `row.space`; `one_minus_d` becomes the keyword d. May be
+            traced, but for whole numbers, which are sizes.
+
+    Returns:
+        `(learning_rate) -> optax transformation`.
+
+    Raises:
+        ValueError: there is no such setting.
+    """
+    keywords = {}
+    for name, value in settings.items():
+        if name not in row.space:
+            known = f"one of {', '.join(row.space)}" if row.space else "left out"
+            raise ValueError(
+                f"a setting beside the learning rate must be {known}, "
+                f"got {name!r}{nearest(name, row.space)}"
+            )
+        keyword = name.removeprefix(ONE_MINUS)
+        keywords[keyword] = value if keyword == name else 1 - value
+    return functools.partial(row.optimizer, **keywords)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """A baseline whose candidates are dicts of its settings.
+
+    They have `learning_rate`, and any names of its space.
+
+    Attributes:
+        name: as `find_baseline` takes it.
+    """
+
+    name: str
+
+    def __call__(
+        self, settings: Mapping[str, Any], num_steps: jax.Array
+    ) -> optax.GradientTransformation:
+        """The optimizer for these settings and length of training."""
+        row, others = find_baseline(self.name), dict(settings)
+        learning_rate = others.pop("learning_rate")
+        optimizer = with_settings(row, others)
+        return _scheduled(optimizer, row.schedule)(learning_rate, num_steps)
+
+
+def baseline(name: str, learning_rates: Sequence[float] | None = None) -> Contender:
+    """A hand-designed optimizer with its grid.
+
+    Args:
+        name: as `find_baseline` takes it.
+        learning_rates: in the place of its grid.
+
+    Returns:
+        One candidate a learning rate.
+
+    Raises:
+        ValueError: when there is no such baseline or schedule.
+    """
+    row = find_baseline(name)
     rates = learning_rates or row.learning_rates
     return Contender(
         name=name,
-        make=Unscheduled(row.optimizer)
-        if shape is None
-        else Scheduled(row.optimizer, shape),
+        make=_scheduled(row.optimizer, row.schedule),
         candidates=jnp.asarray(rates, jnp.float32),
         labels=tuple(f"{rate:g}" for rate in rates),
         evaluated=row.evaluated,

@@ -1,6 +1,5 @@
 """AdaHessian: Adam on the diagonal of the Hessian."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import optax
 
 from l2o.config import require_positive, require_positive_int, require_range
 from l2o.inspect.curvature import hessian_vector_product, hutchinson_diagonal
+from l2o.inspect.vectors import widen
 
 
 class HutchinsonState(NamedTuple):
@@ -78,19 +78,24 @@ def hutchinson_diagonal_of_loss(
 
 
 def scale_by_adahessian(
-    b1: float = 0.9,
-    b2: float = 0.999,
+    b1: float | jax.Array = 0.9,
+    b2: float | jax.Array = 0.999,
     eps: float = 1e-4,
-    hessian_power: float = 1.0,
+    hessian_power: float | jax.Array = 1.0,
     block_size: int = 1,
     update_interval: int = 1,
     hessian_diagonal_fn: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `adahessian`, which has the arguments."""
-    require_range("b1", b1, 0.0, 1.0 - 1e-6)
-    require_range("b2", b2, 0.0, 1.0 - 1e-6)
     require_positive("eps", eps)
-    require_range("hessian_power", hessian_power, 0.0, 1.0)
+    ranges = (
+        ("b1", b1, 1.0 - 1e-6),
+        ("b2", b2, 1.0 - 1e-6),
+        ("hessian_power", hessian_power, 1.0),
+    )
+    for name, value, high in ranges:
+        if not isinstance(value, jax.Array):  # Which may be traced.
+            require_range(name, value, 0.0, high)
     require_positive_int("block_size", block_size)
     require_positive_int("update_interval", update_interval)
     diagonal_of = optax.with_extra_args_support(
@@ -104,7 +109,8 @@ def scale_by_adahessian(
             step=jnp.zeros((), jnp.int32),
             hessians=jnp.zeros((), jnp.int32),
             mu=optax.tree.zeros_like(params),
-            nu=optax.tree.zeros_like(params),
+            # The precision in which the diagonal comes.
+            nu=optax.tree.zeros_like(widen(params)),
             hessian_state=diagonal_of.init(params),
         )
 
@@ -144,11 +150,11 @@ def scale_by_adahessian(
 
 def adahessian(
     learning_rate: optax.ScalarOrSchedule,
-    b1: float = 0.9,
-    b2: float = 0.999,
+    b1: float | jax.Array = 0.9,
+    b2: float | jax.Array = 0.999,
     eps: float = 1e-4,
-    weight_decay: float = 0.0,
-    hessian_power: float = 1.0,
+    weight_decay: float | jax.Array = 0.0,
+    hessian_power: float | jax.Array = 1.0,
     block_size: int = 1,
     update_interval: int = 1,
     hessian_diagonal_fn: optax.GradientTransformation | None = None,
@@ -169,7 +175,7 @@ def adahessian(
 
     Args:
         learning_rate: $\eta$; the authors' is 0.15. Scalar or schedule.
-        b1: $\beta_1$.
+        b1: $\beta_1$. As `b2` and `hessian_power`, checked unless it is an array.
         b2: $\beta_2$.
         eps: $\epsilon$.
         weight_decay: $\lambda$, decoupled.
@@ -221,9 +227,9 @@ def _require_blocks(shape: Sequence[int], block_size: int) -> None:
         )
 
 
-def _correction(decay: float, count: jax.Array) -> jax.Array:
+def _correction(decay: float | jax.Array, count: jax.Array) -> jax.Array:
     """`1 - decay^count`, to the last bits where that is small."""
-    log = math.log(decay) if decay else -math.inf
+    log = jnp.log1p(-(1.0 - decay))
     return -jnp.expm1(log * count.astype(jnp.float32))
 
 

@@ -1,0 +1,83 @@
+"""Baselines with other settings than their defaults."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from meta_test.optimizers import (
+    BASELINES,
+    Tuned,
+    find_baseline,
+    with_settings,
+)
+
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+# A matrix: muon leaves others to Adam.
+PARAMS = {"w": jnp.array([[1.0, -2.0, 0.5], [0.3, 0.1, -1.0]])}
+SCALES = jnp.array([[1.0, 3.0, 0.3], [2.0, 0.5, 1.0]])
+LOSS = lambda params: jnp.sum(SCALES * jnp.square(params["w"]))
+
+
+def trained(tx):
+    """The parameters after a few steps."""
+    tx = optax.with_extra_args_support(tx)
+
+    def step(_, carry):
+        params, state = carry
+        value, grads = jax.value_and_grad(LOSS)(params)
+        updates, state = tx.update(
+            grads, state, params, value=value, grad=grads, value_fn=LOSS, obj_fn=LOSS
+        )
+        return optax.apply_updates(params, updates), state
+
+    return jax.lax.fori_loop(0, 20, step, (PARAMS, tx.init(PARAMS)))[0]["w"]
+
+
+@pytest.mark.parametrize("name", [n for n in BASELINES if n != "lbfgs"])
+def test_traced_settings_are_those_of_optax(name):
+    """Each is taken, matters, and is the keyword of its name."""
+    row = BASELINES[name]
+    # A setting that is only seen where it is far from the default.
+    settings = {key: r.low + 0.9 * (r.high - r.low) for key, r in row.space.items()}
+    keywords = {
+        key.removeprefix("one_minus_"): 1 - v if key.startswith("one_minus_") else v
+        for key, v in settings.items()
+    }
+    rate = 0.05 if row.schedule is None else lambda count: 0.05
+
+    @jax.jit
+    def both(settings):
+        tuned = {**settings, "learning_rate": jnp.float32(0.05)}
+        make = Tuned(name if row.schedule is None else f"{name}+constant")
+        return trained(make(tuned, jnp.int32(3))), trained(row.optimizer(rate))
+
+    ours, default = both(jax.tree.map(jnp.float32, settings))
+    theirs = jax.jit(lambda: trained(row.optimizer(rate, **keywords)))()
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert np.array_equal(ours, default) == (not settings)
+
+
+def test_a_whole_number_is_a_size():
+    row = BASELINES["lbfgs"]
+    assert row.space["memory_size"].is_whole
+    assert not BASELINES["adam"].space["one_minus_b1"].is_whole
+    assert not row.rates.is_whole
+    state = with_settings(row, {"memory_size": 4})(1.0).init(PARAMS)
+    assert any(leaf.shape == (4, 2, 3) for leaf in jax.tree.leaves(state))
+
+
+def test_what_there_is_not_is_said():
+    with pytest.raises(ValueError, match=r"must be one of one_minus_b1, .*, got 'b1'"):
+        with_settings(BASELINES["adam"], {"b1": 0.9})
+    with pytest.raises(ValueError, match="must be left out, got 'weight_decay'"):
+        with_settings(BASELINES["sgd"], {"weight_decay": 0.9})
+
+
+def test_a_name_chooses_the_schedule():
+    assert find_baseline("adam").schedule == "cosine"
+    assert find_baseline("adam+warmup").schedule == "warmup"
+    assert find_baseline("lbfgs").schedule is None
