@@ -6,7 +6,7 @@ from l2o.learned import ARCHITECTURES, LearnableSGD
 from meta_train.bench import meta_training
 from meta_train.bench.breakdown import breakdown, parts
 from meta_train.bench.meta_training import OuterStep
-from meta_train.bench.step import OPTIMIZERS, step
+from meta_train.bench.step import OPTIMIZERS, _baseline, _Step, step
 from tasks import ImageMLP, load
 
 
@@ -26,6 +26,37 @@ def test_cost_of_a_step():
     assert result["compile_seconds"] > 0
 
 
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [
+        ("adam", 2 * 40 + 2),
+        # It keeps the parameters, which are donated beside it.
+        ("prodigy", 4 * 40 + 3),
+        ("adahessian", 2 * 40 + 4),
+        # Ten differences of parameters and of gradients, and the last ones; their
+        # weights, the line search's gradient and numbers.
+        ("lbfgs", 2 * 11 * 40 + 40 + 10 + 6),
+    ],
+)
+def test_cost_of_a_baseline(name, state):
+    result = step(name.replace("_", "-"), width=4, layers=2)
+    assert result["optimizer"] == name
+    assert result["state_floats_per_parameter"] == state / 40
+    quotient = result["ns_per_parameter"] / result["adamw_ns_per_parameter"]
+    assert result["times_adamw"] == pytest.approx(quotient)
+    assert result["temporary_floats_per_parameter"] >= 0
+    assert result["compile_seconds"] > 0
+
+
+def test_the_loss_of_a_step_is_least_one_step_ahead():
+    """The line search takes that step at once: its cost is the optimizer's own."""
+    made = _Step(_baseline("lbfgs"), 4, 1)
+    for _ in range(2):
+        made()
+        search = made._moving[1][2]
+        assert (int(search.info.num_linesearch_steps), search.learning_rate) == (1, 1.0)
+
+
 def test_newton_schulz_is_set_beside_its_products():
     result = step("celo2", width=4, layers=1)
     own = result["ns_per_parameter"] - result["base_ns_per_parameter"]
@@ -37,7 +68,10 @@ def test_newton_schulz_is_set_beside_its_products():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("adam", 4, 1), "optimizer must be one of learnable_sgd, .*, got 'adam'"),
+        (
+            ("adamm", 4, 1),
+            "optimizer must be one of sgd, .*, lbfgs, .*, rnnprop, got 'adamm'",
+        ),
         (("lstm", 0, 1), "width must be an integer of at least 1, got 0"),
         (("lstm", 4, -1), "layers must be an integer of at least 1, got -1"),
     ],
