@@ -1,23 +1,72 @@
-"""Judges optimizers on a suite."""
+"""Judges optimizers on a suite: tunes on some seeds, compares on others."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
+from l2o.config import require_positive_int
 from meta_test import statistics
-from meta_test.inner_loop import Curve, run_grid
-from meta_test.optimizers import Contender
+from meta_test.inner_loop import HOPELESS, Curve
+from meta_test.optimizers import Contender, baseline, find_baseline
+from meta_test.results import Results, Sweep
 from meta_test.statistics import EvaluatedSplit, Quartiles, StepsToReach
 from meta_test.suites import Cell, Suite
+from meta_test.sweep import sweep
+from tasks.base import Spec, TaskFamily
 
+
+ComparedSplit = Literal["train", "test"]
+"""What optimizers are compared on, with a tuning for each."""
 
 REFERENCE = "adam"
 """The contender whose best training sets the target of `steps_to_reference`."""
+
+TUNING_SEED = 1_000_000
+"""The first of the seeds that candidates are chosen at; suites have smaller ones."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How contenders are tuned and watched, whatever the suite.
+
+    Attributes:
+        tuning_seeds: at how many seeds every candidate is trained to choose the best;
+            not those of the comparison.
+        evaluations: of the parameters on all splits in a training, at equal distances;
+            the last is at its end. Fewer where they do not divide a suite's records.
+        hopeless: while tuning, as `meta_test.inner_loop.run`.
+        rates: of every baseline, spread over its range in the logarithm; 0 for its own
+            grid of half decades.
+    """
+
+    tuning_seeds: int = 3
+    evaluations: int = 10
+    hopeless: float = HOPELESS
+    rates: int = 0
+
+    def __post_init__(self) -> None:
+        require_positive_int("tuning_seeds", self.tuning_seeds)
+        if self.rates < 0:
+            raise ValueError(f"rates must be 0 or more, got {self.rates}")
+
+    def baselines(self, names: Iterable[str]) -> tuple[Contender, ...]:
+        """Baselines by name, with as many learning rates."""
+        return tuple(
+            baseline(name, find_baseline(name).spread(self.rates)) for name in names
+        )
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of tuning."""
+        return tuple(range(TUNING_SEED, TUNING_SEED + self.tuning_seeds))
+
+
+PROTOCOL = Protocol()
 
 
 class Progress(NamedTuple):
@@ -31,69 +80,101 @@ class Progress(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tuning:
-    """The best candidate by the median final loss on one split.
+    """The candidates of a contender, at the seeds of tuning.
 
     Attributes:
         labels: of the candidates.
-        median_losses: `[candidates]`, infinite where most seeds diverged.
-        diverged: `[candidates]` how many seeds diverged.
-        best: index of the best candidate.
-        losses: `[seeds]` final losses of the best candidate on this split; a diverged
-            training counts as infinite.
+        train_losses: `[candidates]` median final loss, infinite where most diverged.
+        valid_losses: likewise, on the split `inner_valid`.
+        diverged: `[candidates]` how many seeds diverged or were given up.
+        steps: inner steps that were made.
     """
 
     labels: tuple[str, ...]
-    median_losses: np.ndarray
+    train_losses: np.ndarray
+    valid_losses: np.ndarray
     diverged: np.ndarray
-    best: int
-    losses: np.ndarray
+    steps: int
 
-    @property
-    def label(self) -> str:
-        """The label of the best candidate."""
-        return self.labels[self.best]
 
-    @property
-    def at_edge(self) -> bool:
-        """Whether the best is first or last of several: the grid may be too small."""
-        return len(self.labels) > 1 and self.best in (0, len(self.labels) - 1)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Chosen:
+    """The trainings of one candidate at the seeds of the comparison.
+
+    Attributes:
+        label: of the candidate.
+        at_edge: whether it is first or last of several: the grid may be too small.
+        curve: with a leading axis `[seeds]`.
+        diverged: `[seeds]`.
+    """
+
+    label: str
+    at_edge: bool
+    curve: Curve
+    diverged: np.ndarray
+
+    def losses(self, split: EvaluatedSplit) -> np.ndarray:
+        """`[seeds]` final losses; a diverged training counts as infinite."""
+        return statistics.final_losses(self.curve, split)
+
+    def best_losses(self, split: EvaluatedSplit) -> np.ndarray:
+        """`[seeds]` lowest evaluations; a diverged training counts as infinite."""
+        return statistics.best_losses(self.curve, split)
+
+    def accuracies(self, split: EvaluatedSplit) -> np.ndarray | None:
+        """`[seeds]` final accuracies, 0 where diverged; None where there are none."""
+        values = getattr(self.curve.final, f"{split}_accuracy")
+        return statistics.accuracies(values, self.diverged)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Row:
-    """One contender's best candidate on one cell.
+    """One contender on one cell.
 
-    Everything but `test_tuning` is of the candidate that is best by train loss. The
-    candidate that fits the training data best may overfit; one that is chosen by test
-    loss is what a claim of better generalisation has to beat.
+    The candidate that fits the training data best may overfit. So claims on training
+    are made of the candidate that was tuned for the train loss, and claims on unseen
+    data of the one that was tuned for the loss on `inner_valid`; both were chosen at
+    seeds that the comparison does not have.
 
     Attributes:
         cell: name of the cell.
         contender: name of the contender.
-        tuning: its candidates judged by train loss.
-        test_tuning: its candidates judged by test loss.
-        curve: of that candidate, with a leading axis `[seeds]`.
-        diverged: `[seeds]`.
-        train_loss: final loss; a diverged training counts as infinite.
-        test_loss: likewise.
-        train_accuracy: final accuracy, None where the task has none; a diverged
-            training counts as zero.
-        test_accuracy: likewise.
-        steps_to_reference: steps to where the reference's median curve ends; None when
-            the reference does not take part.
+        tuning: its candidates; None where there is one.
+        fitted: the candidate with the lowest median train loss.
+        validated: the candidate with the lowest median validation loss.
+        seconds_per_step: of a training on one device, evaluations included.
+        steps_to_reference: `[seeds]` of `fitted`, to where the reference's median train
+            curve ends; infinite for those that never get there, None when the reference
+            does not take part.
     """
 
     cell: str
     contender: str
-    tuning: Tuning
-    test_tuning: Tuning
-    curve: Curve
-    diverged: np.ndarray
-    train_loss: Quartiles
-    test_loss: Quartiles
-    train_accuracy: Quartiles | None
-    test_accuracy: Quartiles | None
-    steps_to_reference: StepsToReach | None
+    tuning: Tuning | None
+    fitted: Chosen
+    validated: Chosen
+    seconds_per_step: float
+    steps_to_reference: np.ndarray | None
+
+    def losses(self, split: ComparedSplit) -> np.ndarray:
+        """`[seeds]` final losses, of the candidate that was tuned for such."""
+        chosen = {"train": self.fitted, "test": self.validated}[split]
+        return chosen.losses(split)
+
+    @property
+    def train_loss(self) -> Quartiles:
+        """Final train loss, tuned for it."""
+        return statistics.quartiles(self.losses("train"))
+
+    @property
+    def valid_loss(self) -> Quartiles:
+        """Final validation loss, tuned for it."""
+        return statistics.quartiles(self.validated.losses("valid"))
+
+    @property
+    def test_loss(self) -> Quartiles:
+        """Final test loss, tuned for the validation loss."""
+        return statistics.quartiles(self.losses("test"))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,6 +182,7 @@ class Report:
     """All rows of an evaluation; those of one cell are paired by seed."""
 
     suite: Suite
+    protocol: Protocol
     contenders: tuple[Contender, ...]
     rows: tuple[Row, ...]
 
@@ -109,119 +191,211 @@ class Report:
         found = (r for r in self.rows if (r.cell, r.contender) == (cell, contender))
         return next(found, None)
 
+    def steps(self, row: Row) -> StepsToReach | None:
+        """`row.steps_to_reference` over the seeds."""
+        if row.steps_to_reference is None:
+            return None
+        [horizon] = {c.horizon for c in self.suite.cells if c.name == row.cell}
+        return StepsToReach(
+            quartiles=statistics.quartiles(row.steps_to_reference),
+            reached=int(np.isfinite(row.steps_to_reference).sum()),
+            bound=horizon,
+        )
+
 
 def evaluate(
     contenders: Sequence[Contender],
     suite: Suite,
     *,
+    protocol: Protocol = PROTOCOL,
+    results: Results | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Report:
-    """Trains every contender on every cell and gathers statistics.
+    """Tunes every contender on every cell and compares the best.
 
-    Each candidate of each contender is trained at every seed of a cell; the candidate
-    with the lowest median final train loss over these seeds is reported. This is the
-    choice most favourable to tuned baselines: a learned optimizer has one candidate.
-    The candidate with the lowest median final test loss is found beside it.
+    A contender with several candidates is tuned: each candidate is trained at the seeds
+    of tuning, and the one with the lowest median final loss is chosen, on the train
+    split for one half of the comparison and on `inner_valid` for the other. What was
+    chosen is trained at the seeds of the cell. A learned optimizer has one candidate.
 
     Args:
         contenders: optimizers with different names. The one called `REFERENCE`, when it
             takes part, sets the target of `steps_to_reference`.
         suite: what to judge on.
+        protocol: how.
+        results: where trainings are kept, and looked for before they are made.
         on_progress: called before each contender on each cell.
 
     Returns:
         The report.
 
     Raises:
-        ValueError: when two contenders share a name.
+        ValueError: when two contenders share a name, or a cell has a seed of tuning.
     """
     names = [contender.name for contender in contenders]
     if len(set(names)) != len(names):
         raise ValueError(f"contenders must differ in name, got {', '.join(names)}")
+    for cell in suite.cells:
+        if set(cell.seeds) & set(protocol.seeds):
+            raise ValueError(
+                f"seeds of cell {cell.name!r} must be below {TUNING_SEED}, where those "
+                f"of tuning are, got {cell.seeds}"
+            )
     total = len(suite.cells) * len(contenders)
     rows: list[Row] = []
     for cell in suite.cells:
         family = cell.family()
-        specs = cell.specs(family)
-        grids: list[Curve] = []
+        seeds = protocol.seeds + cell.seeds
+        specs = cell.specs(family, seeds)
+        judged: list[Row] = []
         for contender in contenders:
             if on_progress is not None:
-                done = len(rows) + len(grids)
+                done = len(rows) + len(judged)
                 on_progress(Progress(done, total, cell, contender))
-            grid = run_grid(
-                family,
-                specs,
+            bench = _Bench(suite, protocol, cell, family, specs, contender, results)
+            judged.append(bench.row())
+        rows += _with_steps(judged, cell, suite)
+    return Report(suite, protocol, tuple(contenders), tuple(rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bench:
+    """One contender on one cell; all its trainings share a program."""
+
+    suite: Suite
+    protocol: Protocol
+    cell: Cell
+    family: TaskFamily
+    specs: Spec
+    contender: Contender
+    results: Results | None
+
+    def row(self) -> Row:
+        """Tunes, and trains what was chosen."""
+        labels = self.contender.labels
+        fitted, validated, tuning = 0, 0, None
+        if len(labels) > 1:
+            grid = self._tune()
+            fitted = statistics.best_candidate(grid, "train")
+            validated = statistics.best_candidate(grid, "valid")
+            tuning = Tuning(
+                labels=labels,
+                train_losses=statistics.median_losses(grid, "train"),
+                valid_losses=statistics.median_losses(grid, "valid"),
+                diverged=statistics.diverged(grid).sum(axis=1),
+                steps=int(grid.steps.sum()),
+            )
+        first = self._compare(fitted)
+        second = first if validated == fitted else self._compare(validated)
+        return Row(
+            cell=self.cell.name,
+            contender=self.contender.name,
+            tuning=tuning,
+            fitted=self._chosen(fitted, first.curve),
+            validated=self._chosen(validated, second.curve),
+            seconds_per_step=first.seconds_per_step,
+            steps_to_reference=None,
+        )
+
+    def _chosen(self, candidate: int, curve: Curve) -> Chosen:
+        count = len(self.contender.labels)
+        return Chosen(
+            label=self.contender.labels[candidate],
+            at_edge=count > 1 and candidate in (0, count - 1),
+            curve=curve,
+            diverged=statistics.diverged(curve),
+        )
+
+    def _tune(self) -> Curve:
+        """Curves `[candidates, seeds]`."""
+        shape = len(self.contender.labels), self.protocol.tuning_seeds
+        trials = np.indices(shape).reshape(2, -1).T
+        curve = self._run(trials, self.protocol.hopeless).curve
+        return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), curve)
+
+    def _compare(self, candidate: int) -> Sweep:
+        """Curves `[seeds]`."""
+        seeds = np.arange(len(self.cell.seeds)) + self.protocol.tuning_seeds
+        trials = np.stack([np.full_like(seeds, candidate), seeds], axis=1)
+        return self._run(trials, math.inf)
+
+    def _run(self, trials: np.ndarray, hopeless: float) -> Sweep:
+        """Makes trainings, or finds them."""
+        seeds = self.protocol.seeds + self.cell.seeds
+        key = None
+        if self.results is not None:
+            candidates, places = trials.T
+            contender = self.contender
+            key = self.results.key(
+                cell=self.cell.plain() | {"seeds": [seeds[i] for i in places]},
+                contender={
+                    "make": contender.make,
+                    "evaluated": contender.evaluated,
+                    "candidates": [
+                        leaf[np.unique(candidates)]
+                        for leaf in jax.tree.leaves(contender.candidates)
+                    ],
+                },
+                settings=self._settings | {"hopeless": str(hopeless)},
+            )
+            found = self.results.find(key)
+            if found is not None:
+                return found
+        made = self._train(trials, hopeless)
+        if self.results is not None and key is not None:
+            self.results.keep(key, made)
+        return made
+
+    @property
+    def _settings(self) -> dict[str, int]:
+        return {
+            "num_records": self.suite.num_records,
+            "record_every": self.cell.horizon // self.suite.num_records,
+            "eval_batches": self.suite.eval_batches,
+            "evaluations": math.gcd(self.protocol.evaluations, self.suite.num_records),
+        }
+
+    def _train(self, trials: np.ndarray, hopeless: float) -> Sweep:
+        contender = self.contender
+        tuned = len(contender.labels) > 1
+        tuning = len(contender.labels) * self.protocol.tuning_seeds if tuned else 0
+
+        def run(trials: np.ndarray) -> Curve:
+            return sweep(
+                self.family,
+                self.specs,
                 contender.make,
                 contender.candidates,
-                jnp.asarray(cell.seeds),
-                num_records=suite.num_records,
-                record_every=cell.horizon // suite.num_records,
-                eval_batches=suite.eval_batches,
+                self.protocol.seeds + self.cell.seeds,
+                trials,
+                capacity=max(tuning, len(self.cell.seeds)),
+                hopeless=hopeless,
                 evaluated=contender.evaluated,
+                **self._settings,
             )
-            grids.append(jax.device_get(grid))
-        rows += _rows(cell, contenders, grids)
-    return Report(suite, tuple(contenders), tuple(rows))
+
+        run(trials[:0])  # Compiles, so that the time below is that of the trainings.
+        began = time.perf_counter()
+        curve = run(trials)
+        seconds = time.perf_counter() - began
+        devices = jax.device_count()
+        longest = max(curve.steps[i::devices].sum() for i in range(devices))
+        return Sweep(curve, seconds / max(int(longest), 1))
 
 
-def _rows(
-    cell: Cell, contenders: Sequence[Contender], grids: Sequence[Curve]
-) -> list[Row]:
-    target = next(
-        (
-            statistics.final_level(best.train_loss, statistics.diverged(best))
-            for contender, grid in zip(contenders, grids, strict=True)
-            if contender.name == REFERENCE
-            for best in [_take(grid, statistics.best_candidate(grid, "train"))]
-        ),
-        None,
-    )
-    return [
-        _row(cell, contender, grid, target)
-        for contender, grid in zip(contenders, grids, strict=True)
-    ]
+def _with_steps(rows: Sequence[Row], cell: Cell, suite: Suite) -> list[Row]:
+    """The rows of a cell, with their steps to the level of the reference."""
+    reference = next((row for row in rows if row.contender == REFERENCE), None)
+    if reference is None:
+        return list(rows)
+    best = reference.fitted
+    target = statistics.final_level(best.curve.train_loss, best.diverged)
+    every = cell.horizon // suite.num_records
 
-
-def _take(grid: Curve, candidate: int) -> Curve:
-    return jax.tree.map(lambda x: x[candidate], grid)
-
-
-def _tune(contender: Contender, grid: Curve, split: EvaluatedSplit) -> Tuning:
-    best = statistics.best_candidate(grid, split)
-    return Tuning(
-        labels=contender.labels,
-        median_losses=statistics.median_losses(grid, split),
-        diverged=statistics.diverged(grid).sum(axis=1),
-        best=best,
-        losses=statistics.final_losses(_take(grid, best), split),
-    )
-
-
-def _row(cell: Cell, contender: Contender, grid: Curve, target: float | None) -> Row:
-    tuning = _tune(contender, grid, "train")
-    curve = _take(grid, tuning.best)
-    failed = statistics.diverged(curve)
-
-    def accuracy(values: ArrayLike) -> Quartiles | None:
-        kept = statistics.accuracies(values, failed)
-        return None if kept is None else statistics.quartiles(kept)
-
-    steps = None
-    if target is not None:
-        record_every = cell.horizon // curve.train_loss.shape[-1]
-        steps = statistics.steps_to_reach(
-            curve.train_loss, failed, target, record_every
+    def steps(row: Row) -> Any:
+        chosen = row.fitted
+        return statistics.steps_to_reach(
+            chosen.curve.train_loss, chosen.diverged, target, every
         )
-    return Row(
-        cell=cell.name,
-        contender=contender.name,
-        tuning=tuning,
-        test_tuning=_tune(contender, grid, "test"),
-        curve=curve,
-        diverged=failed,
-        train_loss=statistics.quartiles(tuning.losses),
-        test_loss=statistics.quartiles(statistics.final_losses(curve, "test")),
-        train_accuracy=accuracy(curve.final.train_accuracy),
-        test_accuracy=accuracy(curve.final.test_accuracy),
-        steps_to_reference=steps,
-    )
+
+    return [dataclasses.replace(row, steps_to_reference=steps(row)) for row in rows]

@@ -1,6 +1,7 @@
 """Training curves as small multiples, one panel a cell."""
 
 import math
+import textwrap
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -92,11 +93,11 @@ def draw(report: Report) -> "Figure":
     for index in range(max(0, len(cells) - columns), len(cells)):
         panels.flat[index].set_xlabel("step")
     seeds = sorted({len(cell.seeds) for cell in cells})
-    figure.suptitle(
+    title = (
         f"Suite {report.suite.name!r}: train loss, median and interquartile range over "
-        f"{' or '.join(map(str, seeds))} seeds\n",
-        fontsize=13,
+        f"{' or '.join(map(str, seeds))} seeds"
     )
+    figure.suptitle("\n".join(textwrap.wrap(title, 40 * columns)) + "\n", fontsize=13)
     handles = [
         Line2D([], [], color=s.color, linestyle=s.dashes, linewidth=s.width, label=name)
         for name, s in sorted(styles.items(), key=lambda item: item[1] not in _LEARNED)
@@ -116,8 +117,8 @@ def draw(report: Report) -> "Figure":
 
 def _columns(panels: int) -> int:
     """Up to four panels in rows of two; more in what leaves the fewest places empty."""
-    if panels <= 4:
-        return min(panels, 2)
+    if panels <= 6:
+        return min(panels, 2 if panels <= 4 else 3)
     return min((5, 4, 3), key=lambda columns: -panels % columns)
 
 
@@ -125,7 +126,8 @@ def _panel(axes: "Axes", report: Report, cell: Cell, styles: dict[str, Stroke]) 
     rows = [r for r in report.rows if r.cell == cell.name]
     every = cell.horizon // report.suite.num_records
     steps = np.arange(report.suite.num_records + 1) * every
-    start = max((np.median(row.curve.initial.train_loss) for row in rows), default=1.0)
+    initial = (np.median(row.fitted.curve.initial.train_loss) for row in rows)
+    start = max(initial, default=1.0)
     start = float(start) if np.isfinite(start) and start > 0 else 1.0
     lowest = start
     for row in rows:
@@ -153,7 +155,8 @@ def _panel(axes: "Axes", report: Report, cell: Cell, styles: dict[str, Stroke]) 
     axes.set_yscale("log")
     axes.set_ylim(max(lowest / 1.6, start * _DEPTH), 2.0 * start)
     axes.set_xlim(0, cell.horizon)
-    axes.set_title(cell.name, loc="left", fontsize=10.5, fontweight="bold", pad=18)
+    title = "\n".join(textwrap.wrap(cell.name, 40))
+    axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold", pad=18)
     axes.text(
         0.0, 1.025, cell.probes, transform=axes.transAxes, fontsize=8.5, color="#555555"
     )
@@ -163,9 +166,9 @@ def _panel(axes: "Axes", report: Report, cell: Cell, styles: dict[str, Stroke]) 
     axes.tick_params(labelsize=8.5)
     axes.locator_params(axis="x", nbins=5)
     failed = [
-        f"{row.contender} {int(row.diverged.sum())}/{len(row.diverged)}"
+        f"{row.contender} {int(row.fitted.diverged.sum())}/{len(row.fitted.diverged)}"
         for row in rows
-        if row.diverged.any()
+        if row.fitted.diverged.any()
     ]
     if failed:
         axes.text(
@@ -188,8 +191,9 @@ def _visible(row: Row, fraction: float, start: float) -> np.ndarray:
     Infinite losses are drawn along the top of the panel, zero along its bottom. The
     smoothing is of the logarithm, which leaves straight descents straight.
     """
-    initial = np.asarray(row.curve.initial.train_loss)[:, None]
-    curves = np.concatenate([initial, row.curve.train_loss], axis=1)
+    curve = row.fitted.curve
+    initial = np.asarray(curve.initial.train_loss)[:, None]
+    curves = np.concatenate([initial, curve.train_loss], axis=1)
     finite = np.where(np.isfinite(curves), curves, np.inf)
     shown = np.clip(finite, 0.5 * start * _DEPTH, 4.0 * start)
     return quantile(np.exp(smooth(np.log(shown))), fraction)

@@ -1,6 +1,6 @@
 """The inner loop: any optax optimizer on any task, as one compiled program."""
 
-import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -39,23 +39,34 @@ initialisations, tasks and batches. (The bytes spell "eval".)
 
 
 class Evaluation(NamedTuple):
-    """How good parameters are, as means over fixed batches; float32 scalars."""
+    """How good parameters are, as means over fixed batches; float32.
+
+    `valid` is the split `inner_valid`, which tuning may look at.
+    """
 
     train_loss: jax.Array
+    valid_loss: jax.Array
     test_loss: jax.Array
     train_accuracy: jax.Array  # nan where the task has none
-    test_accuracy: jax.Array  # nan where the task has none
+    valid_accuracy: jax.Array
+    test_accuracy: jax.Array
 
 
 class Curve(NamedTuple):
     """What one training leaves behind; float32.
 
-    Grids of trainings are this tree with leading axes.
+    Many trainings are this tree with leading axes.
     """
 
     initial: Evaluation
     train_loss: jax.Array  # [num_records], mean over the steps since the last record
-    final: Evaluation
+    evaluations: Evaluation  # [evaluations] each, at as many equal parts of the steps
+    steps: jax.Array  # integer; fewer than planned where the training was given up
+
+    @property
+    def final(self) -> Evaluation:
+        """The last evaluation."""
+        return jax.tree.map(lambda x: x[..., -1], self.evaluations)
 
 
 class Keys(NamedTuple):
@@ -90,9 +101,9 @@ def evaluate_params(
         num_batches: batches per split; static.
 
     Returns:
-        Means over the batches of the splits `train` and `test`.
+        Means over the batches of the splits `train`, `inner_valid` and `test`.
     """
-    splits: tuple[Split, Split] = ("train", "test")
+    splits: tuple[Split, ...] = ("train", "inner_valid", "test")
 
     def one(split: Split, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         batch_key, loss_key = jax.random.split(key)
@@ -104,10 +115,8 @@ def evaluate_params(
 
     # A scan and not a vmap: the memory is that of one batch, as in training.
     _, values = jax.lax.scan(body, None, jax.random.split(key, num_batches))
-    (train_loss, train_accuracy), (test_loss, test_accuracy) = jax.tree.map(
-        jnp.mean, values
-    )
-    return Evaluation(train_loss, test_loss, train_accuracy, test_accuracy)
+    losses, accuracies = zip(*jax.tree.map(jnp.mean, values), strict=True)
+    return Evaluation(*losses, *accuracies)
 
 
 class Training(NamedTuple):
@@ -135,6 +144,12 @@ def begin_training(
     return Training(params, tx.init(params), memory)
 
 
+def step_batch(task: Task, keys: Keys, count: jax.Array) -> tuple[jax.Array, Any]:
+    """The key of the loss and the batch of step number `count`."""
+    batch_key, loss_key = jax.random.split(jax.random.fold_in(keys.steps, count))
+    return loss_key, task.batch(batch_key, "train")
+
+
 def training_step(
     task: Task,
     tx: optax.GradientTransformationExtraArgs,
@@ -144,8 +159,7 @@ def training_step(
 ) -> tuple[Training, jax.Array, Seen]:
     """Step number `count`: the training after it, its loss, and what it saw."""
     params, opt_state, memory = training
-    batch_key, loss_key = jax.random.split(jax.random.fold_in(keys.steps, count))
-    batch = task.batch(batch_key, "train")
+    loss_key, batch = step_batch(task, keys, count)
     loss, grads, memory = task.gradients.step(memory, params, loss_key, batch)
     # What second-order methods and line searches look at: this step's loss.
     objective = lambda params: task.loss(params, loss_key, batch)[0]
@@ -163,6 +177,10 @@ def training_step(
     return Training(params, opt_state, memory), loss, seen
 
 
+HOPELESS = 1.0
+"""How far above the initial loss tuning gives a training up, in units of it."""
+
+
 def run(
     family: TaskFamily,
     spec: Spec,
@@ -173,12 +191,18 @@ def run(
     num_records: int,
     record_every: jax.Array | int,
     eval_batches: int,
+    evaluations: int = 1,
     evaluated: Evaluated = last_params,
+    hopeless: jax.Array | float = math.inf,
 ) -> Curve:
-    """Trains once.
+    r"""Trains once.
 
     The training has `num_records * record_every` steps. Step t draws its batch from
     `keys.steps` folded with t, so that it does not depend on how steps are recorded.
+
+    It is given up once the mean loss since the last record is not finite or, after the
+    first quarter, above $L_0 + h |L_0|$ with the initial loss $L_0$ and h = `hopeless`.
+    What was not reached is NaN, which counts as diverged.
 
     Args:
         family: of the task.
@@ -190,15 +214,30 @@ def run(
         record_every: steps per point; may be traced, so that trainings of any length
             share one program.
         eval_batches: batches per evaluation; static.
+        evaluations: of the parameters, after as many equal parts of the training; a
+            divisor of `num_records`; static.
         evaluated: of the optimizer.
+        hopeless: as above.
 
     Returns:
         The curve. Non-finite values are left in it.
+
+    Raises:
+        ValueError: `evaluations` does not divide `num_records`.
     """
+    if evaluations < 1 or num_records % evaluations:
+        raise ValueError(
+            f"evaluations must divide the {num_records} records, got {evaluations}"
+        )
     task = family.task(spec)
     tx = optax.with_extra_args_support(
         make_optimizer(hyper, jnp.asarray(num_records * record_every))
     )
+    judge = lambda params: evaluate_params(task, params, keys.evaluation, eval_batches)
+    start = begin_training(task, tx, keys)
+    initial = judge(start.params)
+    above = initial.train_loss + hopeless * jnp.abs(initial.train_loss)
+    limit = jnp.where(jnp.isfinite(hopeless), above, jnp.inf)
 
     def step(count: jax.Array, state: Any) -> Any:
         training, total = state
@@ -206,70 +245,31 @@ def run(
         return training, total + loss
 
     def interval(state: Any, record: jax.Array) -> tuple[Any, jax.Array]:
-        start = record * record_every
-        state, total = jax.lax.fori_loop(
-            start, start + record_every, step, (state, jnp.zeros(()))
-        )
-        return state, total / record_every
+        training, going, steps = state
+        first = record * record_every
 
-    start = begin_training(task, tx, keys)
-    initial = evaluate_params(task, start.params, keys.evaluation, eval_batches)
-    (params, opt_state, _), losses = jax.lax.scan(
-        interval, start, jnp.arange(num_records)
-    )
-    params = evaluated(opt_state, params)
-    final = evaluate_params(task, params, keys.evaluation, eval_batches)
-    return Curve(initial=initial, train_loss=losses, final=final)
+        def go(training: Training) -> tuple[Training, jax.Array]:
+            training, total = jax.lax.fori_loop(
+                first, first + record_every, step, (training, jnp.zeros(()))
+            )
+            return training, total / record_every
 
+        stay = lambda training: (training, jnp.full((), jnp.nan))
+        training, loss = jax.lax.cond(going, go, stay, training)
+        steps += going * record_every
+        early = record < num_records // 4
+        going &= jnp.isfinite(loss) & (early | (loss <= limit))
+        return (training, going, steps), loss
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("make_optimizer", "num_records", "eval_batches", "evaluated"),
-)
-def run_grid(
-    family: TaskFamily,
-    specs: Spec,
-    make_optimizer: MakeOptimizer,
-    hypers: Hyper,
-    seeds: jax.Array,
-    *,
-    num_records: int,
-    record_every: jax.Array | int,
-    eval_batches: int,
-    evaluated: Evaluated = last_params,
-) -> Curve:
-    """Trains every candidate at every seed, in one program.
+    def part(state: Any, records: jax.Array) -> tuple[Any, Any]:
+        state, losses = jax.lax.scan(interval, state, records)
+        training, going, _ = state
+        params = evaluated(training.opt_state, training.params)
+        nothing = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), initial)
+        found = jax.lax.cond(going, judge, lambda params: nothing, params)
+        return state, (losses, found)
 
-    It compiles once for the shapes of the family, the optimizer, and the numbers of
-    candidates, seeds, records and batches; the length of the training is traced.
-
-    Args:
-        family: of the task; a traced pytree, so that its data are not constants.
-        specs: the task of each seed, stacked on a leading axis.
-        make_optimizer: gives the optax optimizer; static.
-        hypers: candidates, stacked on a leading axis.
-        seeds: `[seeds]` integers.
-        num_records: points on a curve; static.
-        record_every: steps per point.
-        eval_batches: batches per evaluation; static.
-        evaluated: of the optimizer; static.
-
-    Returns:
-        Curves with leading axes `[candidates, seeds]`.
-    """
-
-    def one(hyper: Hyper, spec: Spec, seed: jax.Array) -> Curve:
-        return run(
-            family,
-            spec,
-            make_optimizer,
-            hyper,
-            derive_keys(seed),
-            num_records=num_records,
-            record_every=record_every,
-            eval_batches=eval_batches,
-            evaluated=evaluated,
-        )
-
-    over_seeds = jax.vmap(one, in_axes=(None, 0, 0))
-    return jax.vmap(over_seeds, in_axes=(0, None, None))(hypers, specs, seeds)
+    records = jnp.arange(num_records).reshape(evaluations, -1)
+    state = start, jnp.asarray(True), jnp.zeros((), jnp.int32)
+    (_, _, steps), (losses, found) = jax.lax.scan(part, state, records)
+    return Curve(initial, losses.reshape(-1), found, steps)

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from l2o.config import require_positive_int
+from l2o.gradients import angle
 from l2o.inspect import (
     cosine_similarity,
     effective_learning_rates,
@@ -27,6 +28,7 @@ from meta_test.inner_loop import (
     Seen,
     begin_training,
     derive_keys,
+    step_batch,
     training_step,
 )
 from meta_test.optimizers import Contender
@@ -51,6 +53,10 @@ class Inspection:
         gradient_norm: `[records]`, |g| over all parameters.
         update_norm: `[records]`, |u| over all parameters.
         cosine: `[records]`, of the angle between -u and g: 1 for gradient descent.
+        alignment: `[records]`, the angle between g and the gradient that
+            backpropagation gives of the loss of the same batch, in degrees: 0 where
+            that is the source of gradients, below 90 where a small step along -g
+            descends.
         sharpness: `[records]`, the algebraically largest eigenvalue of the Hessian of
             the loss of one batch of training data, the same at every record.
         update_sizes: root mean square of u by tensor, `[records]` each.
@@ -67,6 +73,7 @@ class Inspection:
     gradient_norm: np.ndarray
     update_norm: np.ndarray
     cosine: np.ndarray
+    alignment: np.ndarray
     sharpness: np.ndarray
     update_sizes: Mapping[str, np.ndarray]
     effective_rates: Mapping[str, np.ndarray]
@@ -185,7 +192,9 @@ def _train(
     fixed_loss = lambda params: task.loss(params, loss_key, fixed_batch)[0]
     num_parameters = sum(x.size for x in jax.tree.leaves(start.params))
 
-    def measure(seen: Seen) -> dict[str, Any]:
+    def measure(seen: Seen, count: jax.Array) -> dict[str, Any]:
+        step_key, batch = step_batch(task, keys, count)
+        slope = jax.grad(lambda params: task.loss(params, step_key, batch)[0])
         product = lambda v: hessian_vector_product(fixed_loss, seen.params, v)
         size = min(lanczos_steps, num_parameters)
         top = largest_eigenvalues(product, seen.params, lanczos_key, 1, size)
@@ -195,6 +204,7 @@ def _train(
             "gradient_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
             "cosine": cosine_similarity(optax.tree.scale(-1.0, updates), grads),
+            "alignment": angle(grads, widen(slope(seen.params))),
             "sharpness": top[0],
             "update_sizes": _named(jax.tree.map(root_mean_square, updates)),
             "effective_rates": _named(effective_learning_rates(updates, grads)),
@@ -214,10 +224,11 @@ def _train(
         )
         blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
         first = index * every
+        after = first + every
         state, total, seen = jax.lax.fori_loop(
-            first, first + every, one, (state, jnp.zeros(()), blank)
+            first, after, one, (state, jnp.zeros(()), blank)
         )
-        return state, {"loss": total / every, **measure(seen)}
+        return state, {"loss": total / every, **measure(seen, after - 1)}
 
     return jax.lax.scan(record, start, jnp.arange(records))[1]
 

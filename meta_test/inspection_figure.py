@@ -62,8 +62,17 @@ def draw(inspection: Inspection) -> "Figure":
         linestyle="--",
     )
     _title(sharpness, "Sharpness", "largest eigenvalue of the Hessian")
-    _line(cosine, steps, inspection.cosine, **look)
-    _title(cosine, "Is it gradient descent?", "cosine of -update and gradient")
+    _line(cosine, steps, inspection.cosine, label="-update and gradient", **look)
+    aligned = np.cos(np.radians(inspection.alignment))
+    _line(
+        cosine,
+        steps,
+        aligned,
+        label="gradient and backpropagation's",
+        color="#333333",
+        linestyle="--",
+    )
+    _title(cosine, "Is it gradient descent?", "cosine of the angle")
 
     drawn = _largest(inspection.shapes)
     left_out = len(inspection.shapes) - len(drawn)
@@ -85,9 +94,10 @@ def draw(inspection: Inspection) -> "Figure":
 
     for axes in (loss, norms, sharpness, sizes, rates):
         _logarithmic(axes)
-    for axes in (norms, sharpness):
+    for axes in (norms, sharpness, cosine):
         axes.legend(fontsize=8, framealpha=0.8, edgecolor="none")
-    lowest = np.nanmin([0.0, *inspection.cosine[np.isfinite(inspection.cosine)]])
+    cosines = np.concatenate([inspection.cosine, aligned])
+    lowest = np.nanmin([0.0, *cosines[np.isfinite(cosines)]])
     cosine.set_ylim(min(-0.1, lowest - 0.1), 1.05)
     cosine.axhline(0.0, color="#AAAAAA", linewidth=0.8, zorder=1)
     for axes in panels.flat[:-1]:  # They look like those of `meta_test.figure`.

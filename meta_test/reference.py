@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from meta_test import statistics
 from meta_test.evaluate import REFERENCE
-from meta_test.inner_loop import run_grid
 from meta_test.optimizers import baseline
 from meta_test.suites.base import Cell, Suite
+from meta_test.sweep import run_grid
 from tasks.cost import estimate
 
 
@@ -40,13 +39,12 @@ def measure(cell: Cell, suite: Suite) -> dict[str, Any]:
         cell.specs(family),
         contender.make,
         contender.candidates,
-        jnp.asarray(cell.seeds),
+        cell.seeds,
         num_records=suite.num_records,
         record_every=cell.horizon // suite.num_records,
         eval_batches=suite.eval_batches,
         evaluated=contender.evaluated,
     )
-    grid = jax.device_get(grid)
     best = statistics.best_candidate(grid, "train")
     curve = jax.tree.map(lambda x: x[best], grid)
     cost = estimate(family)

@@ -1,32 +1,37 @@
 """Writes reports: the only file input and output of meta-testing."""
 
+import dataclasses
 import json
 import math
 import platform
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO, get_args
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
-from meta_test.evaluate import REFERENCE, Report, Row
+from meta_test.across import FACTORS, across
+from meta_test.aggregates import Comparison, Interval
+from meta_test.evaluate import REFERENCE, Chosen, Report, Row
 from meta_test.figure import draw
 from meta_test.optimizers import Contender
-from meta_test.statistics import Quartiles, StepsToReach, quantile, quartiles
+from meta_test.statistics import EvaluatedSplit, StepsToReach, mean_losses, quantile
 from meta_test.suites import Cell
 from meta_test.table import (
     COLUMNS,
     NOTES,
     cell_rows,
     cell_title,
+    overall,
     plain_text,
     summary,
 )
 
 
-SCHEMA = 1
+SCHEMA = 2
 CURVE_POINTS = 50
 
 CONVENTIONS = {
@@ -34,14 +39,17 @@ CONVENTIONS = {
     "diverged": "a non-finite recorded or final loss, or a final train loss above the "
     "initial one; such trainings are counted and never dropped: in statistics their "
     "loss is 'inf' and their accuracy 0",
-    "tuning": "of each contender's candidates, the one with the lowest median final "
-    "train loss over the reported seeds; learned optimizers have one candidate",
-    "tuned_on_test": "the candidate with the lowest median final test loss instead; "
-    "the summary compares test losses with this one",
+    "tuning": "of each contender's candidates the one with the lowest median final "
+    "loss at `protocol.tuning_seeds`, which are not those of the comparison; learned "
+    "optimizers have one candidate. `fitted`: by the loss on training data; "
+    "`validated`: by that on the split inner_valid, so that no choice has seen the "
+    "test data. train_loss and steps_to_reference are of `fitted`, valid_loss and "
+    "test_loss of `validated`",
     "steps_to_reference": f"steps until the smoothed train curve is where the best "
-    f"{REFERENCE}'s median curve ends; a null quartile means more than `bound` steps",
-    "curves": "quartiles over seeds of the mean train loss since the last record, at "
-    "`steps`",
+    f"{REFERENCE}'s median curve ends; null means more than `bound` steps",
+    "seconds_per_step": "of one training on one device, evaluations included",
+    "curves": "quartiles over seeds of the mean train loss since the last record, and "
+    "of evaluations of the parameters, at their `steps`",
 }
 
 
@@ -100,7 +108,8 @@ def print_report(report: Report, stream: TextIO) -> None:
             texts = [Text(value.replace(" [", "\n[")) for value in line]
             table.add_row(*texts, style="bold" if line[0].endswith("*") else None)
         console.print(table)
-    console.print(f"{NOTES}\n\n{summary(report)}", markup=False, highlight=False)
+    rest = f"{NOTES}\n\n{overall(report)}\n\n{summary(report)}"
+    console.print(rest, markup=False, highlight=False)
 
 
 def as_json(report: Report, provenance: Mapping[str, Any] | None = None) -> dict:
@@ -123,10 +132,20 @@ def as_json(report: Report, provenance: Mapping[str, Any] | None = None) -> dict
             "num_records": suite.num_records,
             "eval_batches": suite.eval_batches,
             "cells": [_cell(cell) for cell in suite.cells],
+            "hash": suite.hash,
+        },
+        "protocol": {
+            "tuning_seeds": list(report.protocol.seeds),
+            "evaluations": report.protocol.evaluations,
+            "given_up_above_initial_loss_by": report.protocol.hopeless,
         },
         "contenders": [_contender(contender) for contender in report.contenders],
         "reference": REFERENCE,
         "rows": [_row(report, row) for row in report.rows],
+        "across": {
+            "factors": FACTORS,
+            "contenders": [_plain(one) for one in across(report)],
+        },
         "summary": summary(report).splitlines(),
         "provenance": {**_environment(), **(provenance or {})},
     }
@@ -152,52 +171,70 @@ def _contender(contender: Contender) -> dict:
 
 
 def _row(report: Report, row: Row) -> dict:
-    curve, tuning = row.curve, row.tuning
-    (cell,) = (c for c in report.suite.cells if c.name == row.cell)
-    num_records = report.suite.num_records
-    stride = math.ceil(num_records / CURVE_POINTS)
-    # Counted from the end, so that the last record is among them.
-    kept = np.arange(num_records - 1, -1, -stride)[::-1]
+    [cell] = (c for c in report.suite.cells if c.name == row.cell)
+    fitted = _chosen(report, cell, row.fitted)
+    same = row.validated.label == row.fitted.label
     return {
         "cell": row.cell,
         "contender": row.contender,
-        "candidate": tuning.label,
-        "candidate_at_edge": tuning.at_edge,
-        "seeds": len(row.diverged),
-        "diverged": int(row.diverged.sum()),
-        "train_loss": _quartiles(row.train_loss),
-        "test_loss": _quartiles(row.test_loss),
-        "train_accuracy": _quartiles(row.train_accuracy),
-        "test_accuracy": _quartiles(row.test_accuracy),
-        "steps_to_reference": _steps(row.steps_to_reference),
-        "per_seed": {
-            "diverged": row.diverged,
-            "initial_train_loss": curve.initial.train_loss,
-            "train_loss": curve.final.train_loss,
-            "test_loss": curve.final.test_loss,
-            "train_accuracy": curve.final.train_accuracy,
-            "test_accuracy": curve.final.test_accuracy,
-        },
-        "tuning": {
-            "median_train_loss": tuning.median_losses,
-            "median_test_loss": row.test_tuning.median_losses,
-            "diverged": tuning.diverged,
-        },
-        "tuned_on_test": {
-            "candidate": row.test_tuning.label,
-            "test_loss": _quartiles(quartiles(row.test_tuning.losses)),
-        },
-        "curve": {
-            "steps": (kept + 1) * (cell.horizon // num_records),
-            "q25": quantile(curve.train_loss, 0.25)[kept],
-            "median": quantile(curve.train_loss, 0.5)[kept],
-            "q75": quantile(curve.train_loss, 0.75)[kept],
+        "seeds": len(cell.seeds),
+        "train_loss": row.train_loss._asdict(),
+        "valid_loss": row.valid_loss._asdict(),
+        "test_loss": row.test_loss._asdict(),
+        "steps_to_reference": _steps(report.steps(row)),
+        "steps_to_reference_per_seed": row.steps_to_reference,
+        "seconds_per_step": row.seconds_per_step,
+        "fitted": fitted,
+        "validated": fitted if same else _chosen(report, cell, row.validated),
+        "tuning": None
+        if row.tuning is None
+        else {
+            "median_train_loss": row.tuning.train_losses,
+            "median_valid_loss": row.tuning.valid_losses,
+            "diverged": row.tuning.diverged,
+            "inner_steps": row.tuning.steps,
         },
     }
 
 
-def _quartiles(values: Quartiles | None) -> dict | None:
-    return None if values is None else values._asdict()
+def _chosen(report: Report, cell: Cell, chosen: Chosen) -> dict:
+    curve, num_records = chosen.curve, report.suite.num_records
+    stride = math.ceil(num_records / CURVE_POINTS)
+    # Counted from the end, so that the last record is among them.
+    kept = np.arange(num_records - 1, -1, -stride)[::-1]
+    evaluations = curve.evaluations.test_loss.shape[-1]
+    losses = ("train_loss", "valid_loss", "test_loss")
+    return {
+        "candidate": chosen.label,
+        "at_edge": chosen.at_edge,
+        "diverged": int(chosen.diverged.sum()),
+        "per_seed": {
+            "diverged": chosen.diverged,
+            "initial": curve.initial._asdict(),
+            "final": curve.final._asdict(),
+            "best": {
+                f"{split}_loss": chosen.best_losses(split)
+                for split in get_args(EvaluatedSplit)
+            },
+            "mean_train_loss": mean_losses(curve),
+        },
+        "curve": {
+            "steps": (kept + 1) * (cell.horizon // num_records),
+            **_bands(curve.train_loss[..., kept]),
+        },
+        "evaluations": {
+            "steps": np.arange(1, evaluations + 1) * (cell.horizon // evaluations),
+            **{name: _bands(getattr(curve.evaluations, name)) for name in losses},
+        },
+    }
+
+
+def _bands(values: ArrayLike) -> dict:
+    """Quartiles over the seeds of `[seeds, points]`."""
+    return {
+        name: quantile(values, fraction)
+        for name, fraction in (("q25", 0.25), ("median", 0.5), ("q75", 0.75))
+    }
 
 
 def _steps(steps: StepsToReach | None) -> dict | None:
@@ -209,6 +246,16 @@ def _steps(steps: StepsToReach | None) -> dict | None:
         "reached": steps.reached,
         "bound": steps.bound,
     }
+
+
+def _plain(thing: Any) -> Any:
+    """Dataclasses and named tuples as dicts."""
+    if dataclasses.is_dataclass(thing):
+        fields = dataclasses.fields(thing)
+        return {field.name: _plain(getattr(thing, field.name)) for field in fields}
+    if isinstance(thing, Interval | Comparison):
+        return {name: _plain(value) for name, value in thing._asdict().items()}
+    return thing
 
 
 def _strict(tree: Any) -> Any:

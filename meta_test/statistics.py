@@ -17,7 +17,7 @@ SMOOTHING_RECORDS = 5
 """Records in the centred mean that decides when a curve has reached a target."""
 
 
-EvaluatedSplit = Literal["train", "test"]
+EvaluatedSplit = Literal["train", "valid", "test"]
 """The splits on which final parameters are evaluated."""
 
 
@@ -69,8 +69,8 @@ def quartiles(values: ArrayLike) -> Quartiles:
 def diverged(curve: Curve) -> np.ndarray:
     """Which trainings diverged.
 
-    A training diverged when any recorded or final loss is not finite, or when its final
-    train loss is above its initial one.
+    A training diverged when any recorded or final loss is not finite, when it was given
+    up, or when its final train loss is above its initial one.
 
     Args:
         curve: with any leading axes.
@@ -82,6 +82,7 @@ def diverged(curve: Curve) -> np.ndarray:
     finite = (
         np.isfinite(curve.train_loss).all(axis=-1)
         & np.isfinite(final.train_loss)
+        & np.isfinite(final.valid_loss)
         & np.isfinite(final.test_loss)
     )
     with np.errstate(invalid="ignore"):
@@ -106,8 +107,18 @@ def accuracies(values: ArrayLike, diverged: np.ndarray) -> np.ndarray | None:
 
 def final_losses(curve: Curve, split: EvaluatedSplit) -> np.ndarray:
     """Final losses as they enter statistics, with the curve's leading axes."""
-    values = {"train": curve.final.train_loss, "test": curve.final.test_loss}
-    return losses(values[split], diverged(curve))
+    return losses(getattr(curve.final, f"{split}_loss"), diverged(curve))
+
+
+def best_losses(curve: Curve, split: EvaluatedSplit) -> np.ndarray:
+    """The lowest evaluated losses, the initial one not among them."""
+    values = np.asarray(getattr(curve.evaluations, f"{split}_loss"))
+    return losses(values.min(axis=-1), diverged(curve))
+
+
+def mean_losses(curve: Curve) -> np.ndarray:
+    """Means of the recorded train losses: the area under a curve, by its length."""
+    return losses(np.asarray(curve.train_loss).mean(axis=-1), diverged(curve))
 
 
 def median_losses(curve: Curve, split: EvaluatedSplit) -> np.ndarray:
@@ -118,9 +129,7 @@ def median_losses(curve: Curve, split: EvaluatedSplit) -> np.ndarray:
 def best_candidate(curve: Curve, split: EvaluatedSplit) -> int:
     """The candidate with the lowest median final loss on a split.
 
-    The median is over the very seeds that are reported, which is the choice most
-    favourable to what is tuned. Among equals, the one with the fewest diverged
-    trainings wins, and then the first.
+    Among equals, the one with the fewest diverged trainings wins, and then the first.
 
     Args:
         curve: with leading axes `[candidates, seeds]`.
@@ -135,7 +144,7 @@ def best_candidate(curve: Curve, split: EvaluatedSplit) -> int:
 
 def steps_to_reach(
     curves: ArrayLike, diverged: np.ndarray, target: float, record_every: int
-) -> StepsToReach:
+) -> np.ndarray:
     """The first recorded step at which each smoothed train curve is at the target.
 
     Args:
@@ -145,16 +154,11 @@ def steps_to_reach(
         record_every: steps per record.
 
     Returns:
-        Steps over the seeds.
+        `[seeds]` steps, infinite for those that never did.
     """
     reached = smooth(curves) <= (target if np.isfinite(target) else -np.inf)
     first = (np.argmax(reached, axis=1) + 1.0) * record_every
-    steps = np.where(reached.any(axis=1) & ~diverged, first, np.inf)
-    return StepsToReach(
-        quartiles=quartiles(steps),
-        reached=int(np.isfinite(steps).sum()),
-        bound=reached.shape[1] * record_every,
-    )
+    return np.where(reached.any(axis=1) & ~diverged, first, np.inf)
 
 
 def final_level(curves: ArrayLike, diverged: np.ndarray) -> float:

@@ -58,12 +58,26 @@ class Eval(Common):
     """Released optimizers by name, or directories."""
     suite: str = "digits"
     """What to judge on; see l2o list suites."""
+    cells: Annotated[UseAppendAction[list[str]], arg(metavar="TEXT")] = field(
+        default_factory=list
+    )
+    """Only cells of the suite whose name contains this; repeatable."""
     baselines: Annotated[list[str], arg(metavar="NAME")] = field(default_factory=list)
     """Which hand-designed optimizers beside: see l2o list optimizers; NAME+SCHEDULE
     with another schedule: constant, cosine, warmup, warmup_cosine or onecycle.
     Default: those of the suite."""
-    gradient: Annotated[str, arg(metavar="NAME[:SETTING=VALUE,...]")] = ""
-    """Feed all optimizers from another source than backprop; see l2o list gradients."""
+    gradient: Annotated[
+        UseAppendAction[list[str]], arg(metavar="NAME[:SETTING=VALUE,...]")
+    ] = field(default_factory=list)
+    """Feed all optimizers from another source than backprop, see l2o list gradients;
+    repeatable: every task is then judged with each."""
+    rates: int = 0
+    """So many learning rates of each baseline, spread over its range. Default: its
+    grid of half decades."""
+    tuning_seeds: int = 3
+    """At how many seeds each of them is tried, which are not those of the suite."""
+    fresh: bool = False
+    """Make all trainings anew; else those that are known from before are not."""
     out: Annotated[str, arg(metavar="DIR")] = ""
     """Where to leave report.json, report.txt and curves.png. Default: reports/SUITE."""
 
@@ -86,6 +100,35 @@ class Inspect(Common):
     """Of the initial parameters and the batches."""
     out: Annotated[str, arg(metavar="FILE")] = "inspection.png"
     """The picture."""
+
+
+@dataclass(frozen=True)
+class Map(Common):
+    """Draw which trainings converge, over two hyper-parameters, or zoom into that."""
+
+    optimizer: Annotated[Positional[str], arg(metavar="OPTIMIZER")]
+    """A released optimizer, a directory, or a baseline; see l2o list optimizers."""
+    task: str = "image_mlp"
+    """The task family, whose typical problem it is; see l2o list tasks."""
+    x: Annotated[str, arg(metavar="AXIS[:LOW:HIGH]")] = ""
+    """The horizontal axis: learning_rate or a setting of a baseline, multiplier of a
+    learned optimizer, or init_scale. Default: learning_rate or multiplier."""
+    y: Annotated[str, arg(metavar="AXIS[:LOW:HIGH]")] = ""
+    """The vertical axis. Default: init_scale."""
+    size: int = 128
+    """Trainings along each axis."""
+    steps: int = 100
+    """Of each training."""
+    seed: int = 0
+    """Of the initial parameters and the batches, which all trainings share."""
+    zoom: float = 2.0
+    """So many times narrower is each of several frames."""
+    frames: int = 1
+    """Maps of a zoom, drawn as an animated GIF."""
+    at: Annotated[str, arg(metavar="X,Y")] = ""
+    """Zoom to the boundary near this point. Default: to where it is richest."""
+    out: Annotated[str, arg(metavar="FILE")] = ""
+    """The picture. Default: map.png, map.gif of several frames."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +165,14 @@ class List(Common):
 
 @dataclass(frozen=True)
 class Bench(Common):
-    """Measure: meta-training beside SGD, estimators of its gradient, a step, tasks."""
+    """Measure: meta-training, estimators, steps, tasks, gradients, evaluations."""
 
-    what: Positional[Literal["meta-training", "estimators", "step", "tasks"]]
+    what: Positional[
+        Literal["meta-training", "estimators", "step", "tasks", "sources", "eval"]
+    ]
     """The benchmark."""
     optimizer: str = "small_fc"
-    """The architecture: in a step at its published sizes, else at its defaults."""
+    """The architecture, in a step at its published sizes; there a baseline too."""
     pairs: int = 8
     """Antithetic pairs, in meta-training."""
     family: str = "image_mlp"
@@ -188,6 +233,7 @@ Command = (
     Annotated[Train, subcommand("train")]
     | Annotated[Eval, subcommand("eval")]
     | Annotated[Inspect, subcommand("inspect")]
+    | Annotated[Map, subcommand("map")]
     | Annotated[Plot, subcommand("plot")]
     | Annotated[List, subcommand("list")]
     | Annotated[Bench, subcommand("bench")]
@@ -284,13 +330,17 @@ def _eval(command: Eval) -> int:
     if not command.optimizers:
         print("l2o: error: eval needs at least one OPTIMIZER", file=sys.stderr)
         return 2
-    parts = command.suite, command.gradient.partition(":")[0]
+    parts = command.suite, *(g.partition(":")[0] for g in command.gradient)
     return evaluate(
         optimizers=command.optimizers,
         suite_name=command.suite,
+        cells=command.cells,
         baseline_names=command.baselines,
-        gradient=command.gradient,
-        out=Path(command.out or Path("reports") / "-".join(filter(None, parts))),
+        gradients=command.gradient,
+        rates=command.rates,
+        tuning_seeds=command.tuning_seeds,
+        fresh=command.fresh,
+        out=Path(command.out or Path("reports") / "-".join(dict.fromkeys(parts))),
         as_json=command.json,
     )
 
@@ -306,6 +356,25 @@ def _inspect(command: Inspect) -> int:
         steps=command.steps,
         seed=command.seed,
         out=Path(command.out),
+        as_json=command.json,
+    )
+
+
+def _map(command: Map) -> int:
+    from meta_train.commands import draw_map
+
+    return draw_map(
+        optimizer=command.optimizer,
+        task=command.task,
+        x=command.x,
+        y=command.y,
+        size=command.size,
+        steps=command.steps,
+        seed=command.seed,
+        zoom=command.zoom,
+        frames=command.frames,
+        at=command.at,
+        out=command.out,
         as_json=command.json,
     )
 
@@ -346,6 +415,13 @@ def _bench(command: Bench) -> int:
         if not command.json:
             print(text(result))
             return 0
+    elif command.what == "sources":
+        from meta_train.bench.sources import sources, text
+
+        result = sources(_say)
+        if not command.json:
+            print(text(result))
+            return 0
     elif command.what == "estimators":
         from meta_train.bench import estimators
 
@@ -355,6 +431,10 @@ def _bench(command: Bench) -> int:
         if not command.json:
             print(estimators.text(result))
             return 0
+    elif command.what == "eval":
+        from meta_train.bench.evaluation import evaluation
+
+        result = evaluation(_say)
     elif command.what == "step":
         from meta_train.bench.step import step
 
@@ -417,6 +497,7 @@ _RUN: dict[type, Any] = {
     Train: _train,
     Eval: _eval,
     Inspect: _inspect,
+    Map: _map,
     Plot: _plot,
     List: _list,
     Bench: _bench,

@@ -25,10 +25,19 @@ from l2o.storage import read_manifest
 from meta_test import (
     inspection,
     inspection_figure,
+    pictures,
     reference as references,
     report as reports,
+    trainability,
+    trainability_figure,
 )
-from meta_test.evaluate import Progress as Cells, Report, evaluate as judge
+from meta_test.evaluate import (
+    PROTOCOL,
+    Progress as Cells,
+    Protocol,
+    Report,
+    evaluate as judge,
+)
 from meta_test.families import AUGMENTATIONS, FAMILIES, TYPICAL, build_family
 from meta_test.listing import (
     describe_baseline,
@@ -44,6 +53,7 @@ from meta_test.optimizers import (
     baselines,
     learned,
 )
+from meta_test.results import Results, default_folder
 from meta_test.suites import SUITES, Cell, Suite, suite_named
 from meta_train import config as configs, plot as plots
 from meta_train.build import build_trainer, warm_start
@@ -154,26 +164,36 @@ def evaluate(
     *,
     optimizers: Sequence[str],
     suite_name: str,
+    cells: Sequence[str],
     baseline_names: Sequence[str],
-    gradient: str,
+    gradients: Sequence[str],
+    rates: int,
+    tuning_seeds: int,
+    fresh: bool,
     out: Path,
     as_json: bool,
 ) -> int:
     """`l2o eval`: judge learned optimizers beside baselines."""
+    use_all_cores()
     chosen = suite_named(suite_name)
+    protocol = Protocol(tuning_seeds=tuning_seeds, rates=rates)
+    if cells:
+        chosen = chosen.restricted_to(*cells)
     if baseline_names:
         baselines(baseline_names)  # A name that is wrong is said now.
         chosen = dataclasses.replace(chosen, baselines=tuple(baseline_names))
-    if gradient:
-        chosen = chosen.with_gradients(gradient)
+    if gradients:
+        chosen = chosen.with_gradients(*gradients)
     contenders = _contenders(optimizers)
     with StopSignal(_say) as stop:
         try:
-            report = _judge(contenders, chosen, out, stop)
+            report = _judge(
+                contenders, chosen, out, stop, protocol=protocol, fresh=fresh
+            )
         except Interrupted as signal:
             _say(
-                f"stopped by {signal}, no report was written; to evaluate: the same "
-                "command again"
+                f"stopped by {signal}, no report was written; what was trained is "
+                "kept, to go on: the same command again"
             )
             _print_json(as_json, {"finished": False, "stopped_by": str(signal)})
             return 0
@@ -233,7 +253,93 @@ def inspect(
             print(f"{optimizer} at a learning rate of {found.candidate}")
         print(f"mean loss of the last steps: {found.loss[-1]:.4g}")
         print(f"sharpness: {found.sharpness[-1]:.4g}, 2/lr: {found.critical[-1]:.4g}")
+        if gradient:
+            first, last = found.alignment[[0, -1]]
+            print(f"angle with backprop's gradient: from {first:.0f} to {last:.0f} deg")
     _say(f"figure:    {out}")
+    return 0
+
+
+def draw_map(
+    *,
+    optimizer: str,
+    task: str,
+    x: str,
+    y: str,
+    size: int,
+    steps: int,
+    seed: int,
+    zoom: float,
+    frames: int,
+    at: str,
+    out: str,
+    as_json: bool,
+) -> int:
+    """`l2o map`: which trainings converge, over two hyper-parameters."""
+    use_all_cores()
+    family = build_family({"family": task} | TYPICAL.get(task, {}), where="map")
+    if optimizer.partition("+")[0] in BASELINES:
+        subject = trainability.of_baseline(optimizer)
+    else:
+        [contender] = _contenders([optimizer])
+        subject = trainability.of_learned(contender)
+    film = frames > 1
+    figure = Path(out or ("map.gif" if film else "map.png"))
+    if film and figure.suffix != ".gif":
+        raise ValueError(f"--out of several frames must end in .gif, got {out}")
+    pictures.require_format(figure)
+    if at and not film:
+        raise ValueError(f"--at is for --frames of 2 or more, got {at} and {frames}")
+    maps, done, began = (), 0, 0.0
+    pieces = trainability.explore(
+        family,
+        subject,
+        subject.axis(x or next(iter(subject.ranges)), "--x"),
+        subject.axis(y or trainability.INIT_SCALE, "--y"),
+        size=size,
+        steps=steps,
+        seed=seed,
+        frames=frames,
+        factor=zoom,
+        at=_point(at) if at else None,
+    )
+    with StopSignal(_say) as stop, progress("map") as bar:
+        for maps in pieces:
+            began = began or time.monotonic()  # The program is compiled by now.
+            done = sum(int(found.trained.sum()) for found in maps)
+            facts: dict[str, Any] = {"frame": len(maps)}
+            if maps[-1].trained.any():
+                facts["converged"] = f"{100 * maps[-1].share_converged:.3g} %"
+            bar.update(done, frames * size**2, facts)
+            if stop.received:
+                break
+    seconds = time.monotonic() - began
+    drawn = [found for found in maps if found.trained.any()]
+    if drawn:
+        trainability_figure.write(drawn, figure)
+    summary = {
+        "optimizer": optimizer,
+        "task": task,
+        "size": size,
+        "steps": steps,
+        "seed": seed,
+        "finished": stop.received is None,
+        "frames": [trainability.as_json(found) for found in drawn],
+        "seconds": round(seconds, 3),
+        "trainings_per_second": round(done / seconds, 1),
+        "figure": str(figure) if drawn else None,
+    }
+    _print_json(as_json, summary)
+    if not as_json:
+        for found in drawn:
+            print(trainability.as_text(found))
+    if stop.received:
+        _say(f"stopped by {stop.received} after {done:,} trainings")
+    elif len(drawn) < frames:
+        _say(f"frame {len(drawn)} has no boundary: the zoom ends there")
+    if drawn:
+        _say(f"{done / seconds:,.0f} trainings a second")
+        _say(f"figure:    {figure}")
     return 0
 
 
@@ -387,14 +493,26 @@ def _seconds(text: str) -> float:
     return float(match[1]) * units[match[2]]
 
 
+def _point(text: str) -> tuple[float, float]:
+    """Two numbers like 0.1,3e-2."""
+    try:
+        x, y = map(float, text.split(","))
+    except ValueError:
+        raise ValueError(f"--at must be two numbers X,Y, got {text!r}") from None
+    return x, y
+
+
 def _reserve(suite: Suite, budget: float) -> float:
     """The seconds of a budget that are left for evaluating an optimizer on a suite.
 
     Enough for 20,000 steps a second, which small tasks reach on two CPU cores; at least
     a tenth and at most half of the budget.
     """
-    candidates = 1 + sum(len(one.labels) for one in baselines(suite.baselines))
-    steps = candidates * sum(cell.horizon * len(cell.seeds) for cell in suite.cells)
+    candidates = sum(len(one.labels) for one in baselines(suite.baselines))
+    trainings = candidates * PROTOCOL.tuning_seeds
+    # What was chosen, by train and by validation loss.
+    finals = 1 + 2 * len(suite.baselines)
+    steps = sum(c.horizon * (trainings + finals * len(c.seeds)) for c in suite.cells)
     return min(max(steps / 20_000, 0.1 * budget), 0.5 * budget)
 
 
@@ -439,7 +557,13 @@ def _contenders(sources: Sequence[str]) -> list[Contender]:
 
 
 def _judge(
-    contenders: Sequence[Contender], chosen: Suite, out: Path, stop: StopSignal
+    contenders: Sequence[Contender],
+    chosen: Suite,
+    out: Path,
+    stop: StopSignal,
+    *,
+    protocol: Protocol = PROTOCOL,
+    fresh: bool = False,
 ) -> Report:
     """Evaluates and writes the report; `report.json` comes last and whole."""
     made = not out.exists()
@@ -457,8 +581,10 @@ def _judge(
                 bar.update(cells.done, cells.total, where)
 
             report = judge(
-                [*contenders, *baselines(chosen.baselines)],
+                [*contenders, *protocol.baselines(chosen.baselines)],
                 chosen,
+                protocol=protocol,
+                results=Results(default_folder(), bar.line, read=not fresh),
                 on_progress=on_progress,
             )
         paths = reports.write(report, partial)

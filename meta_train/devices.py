@@ -3,7 +3,6 @@
 import contextlib
 import os
 import sys
-from typing import Any
 
 import jax
 
@@ -27,14 +26,3 @@ def use_all_cores() -> None:
     )
     with contextlib.suppress(RuntimeError):  # JAX is in use.
         jax.config.update("jax_num_cpu_devices", max(2, cores))
-
-
-def compiler_options() -> dict[str, Any]:
-    """How to compile an outer step.
-
-    On CPUs LLVM's third level of optimisation takes longer than the second, for code
-    that is no faster.
-    """
-    if jax.default_backend() == "cpu":
-        return {"xla_backend_optimization_level": 2}
-    return {}

@@ -11,10 +11,10 @@ import numpy as np
 
 import l2o
 from l2o.config import config_hash, to_dict
+from meta_test.compilation import compiler_options
 from meta_test.suites import suite_named
 from meta_train.build import block_mesh, state_sharding, warm_start
 from meta_train.config import TrainConfig
-from meta_train.devices import compiler_options
 from meta_train.directory import Restored, RunDirectory
 from meta_train.metrics import JsonLines, Log, TensorBoard, WandB, summarise
 from meta_train.outer import OuterMetrics, OuterState, OuterTrainer

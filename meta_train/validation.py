@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from l2o.learned.base import LearnedOptimizer, Theta
-from meta_test.evaluate import evaluate
+from meta_test.evaluate import Protocol, evaluate
 from meta_test.optimizers import learned
 from meta_test.suites import Cell, Suite
 
@@ -39,8 +39,9 @@ def score(lopt: LearnedOptimizer, theta: Theta, suite: Suite) -> float:
         theta: its meta-parameters.
         suite: what to train on.
     """
-    report = evaluate([learned("theta", lopt, theta)], suite)
-    losses = {r.cell: np.asarray(r.curve.final.test_loss) for r in report.rows}
+    contender = learned("theta", lopt, theta)
+    report = evaluate([contender], suite, protocol=Protocol(evaluations=1))
+    losses = {r.cell: np.asarray(r.fitted.curve.final.test_loss) for r in report.rows}
     scores = []
     for cell in suite.cells:
         values = np.nan_to_num(_normalised(cell, losses[cell.name]), nan=WORST)

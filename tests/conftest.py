@@ -68,6 +68,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(skip)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_results(tmp_path_factory):
+    """Trainings that tests make are kept for the tests of this process alone."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("L2O_CACHE_DIR", str(tmp_path_factory.mktemp("results")))
+        yield
+
+
 @pytest.fixture
 def x64():
     """Double precision in this test: for finite differences and exact identities."""

@@ -3,7 +3,6 @@
 import hashlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,9 +11,9 @@ from l2o import released
 from l2o.checkpoint import theta_sha256
 from l2o.config import build, config_hash
 from l2o.storage import read_manifest
-from meta_test.inner_loop import run_grid
 from meta_test.optimizers import learned
 from meta_test.suites import QUICK
+from meta_test.sweep import run_grid
 from meta_train import config as configs
 from meta_train.config import TrainConfig
 from tests.helpers import ROOT
@@ -102,7 +101,7 @@ def test_it_trains_the_plain_digits_mlp(name):
         jax.tree.map(lambda x: np.stack([x, x]), family.nominal()),
         contender.make,
         contender.candidates,
-        jnp.array([100, 101]),
+        (100, 101),
         num_records=10,
         record_every=20,
         eval_batches=16,

@@ -1,13 +1,14 @@
 """What a suite is: a frozen, versioned list of conditions to judge optimizers under."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from l2o.config import config_hash
+from l2o import trees as treelib
+from l2o.config import config_hash, nearest
 from l2o.gradients.registry import parse
 from meta_test.families import build_family
 from meta_test.gradient_source import GradientSource
@@ -57,8 +58,8 @@ class Cell:
             return self.task
         return build_family(self.task, where=f"cell {self.name!r}")
 
-    def specs(self, family: TaskFamily) -> Spec:
-        """The tasks of all seeds, stacked on a leading axis."""
+    def specs(self, family: TaskFamily, seeds: Sequence[int] | None = None) -> Spec:
+        """The tasks of seeds, the cell's where none are given, on a leading axis."""
 
         def one(seed: jax.Array) -> Spec:
             if self.sampled:
@@ -69,7 +70,7 @@ class Cell:
             return spec
 
         # Not a constant under vmap: every leaf has an axis of seeds.
-        specs = [one(jnp.int32(seed)) for seed in self.seeds]
+        specs = [one(jnp.int32(seed)) for seed in seeds or self.seeds]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *specs)
 
     def plain(self) -> dict[str, Any]:
@@ -128,24 +129,44 @@ class Suite:
                     f"{self.num_records} records of a curve, got {cell.horizon}"
                 )
 
-    def with_gradients(self, source: str) -> "Suite":
+    def restricted_to(self, *texts: str) -> "Suite":
+        """The same, of those cells alone whose name contains one of the texts.
+
+        Raises:
+            ValueError: a text is in no name.
+        """
+        names = [cell.name for cell in self.cells]
+        for text in texts:
+            if not any(text in name for name in names):
+                raise ValueError(
+                    f"cells of {self.name} must be among {'; '.join(names)}, "
+                    f"got {text!r}{nearest(text, names)}"
+                )
+        kept = (c for c in self.cells if any(text in c.name for text in texts))
+        return dataclasses.replace(self, cells=tuple(kept))
+
+    def with_gradients(self, *sources: str) -> "Suite":
         """The same, all of whose cells are fed by a source of gradients.
 
         Args:
-            source: `NAME` or `NAME:setting=value,...`, as `l2o.gradients.parse` reads.
+            *sources: `NAME` or `NAME:setting=value,...`, as `l2o.gradients.parse`
+                reads. With several, there is every cell with each.
 
         Raises:
             ValueError: there is no such source, or a cell cannot have it.
         """
-        chosen = str(parse(source))
+        chosen = list(dict.fromkeys(str(parse(source)) for source in sources))
         cells = []
         for cell in self.cells:
-            try:
-                cells.append(cell.with_gradients(chosen))
-            except ValueError as error:
-                raise ValueError(f"cell {cell.name!r}: {error}") from error
+            for source in chosen:
+                try:
+                    fed = cell.with_gradients(source)
+                except ValueError as error:
+                    raise ValueError(f"cell {cell.name!r}: {error}") from error
+                name = f"{cell.name}, {source}" if len(chosen) > 1 else cell.name
+                cells.append(dataclasses.replace(fed, name=name))
         return dataclasses.replace(
-            self, name=f"{self.name}, {chosen}", cells=tuple(cells)
+            self, name=f"{self.name}, {', '.join(chosen)}", cells=tuple(cells)
         )
 
     @property
@@ -172,6 +193,9 @@ def _described(family: TaskFamily) -> dict[str, Any]:
             found[field.name] = list(value.names)
         elif field.metadata.get("static"):
             found[field.name] = repr(value)
+        else:
+            # No published suite has such: they are a caller's own.
+            found[field.name] = treelib.sha256(treelib.to_host(value))
     return found
 
 

@@ -13,12 +13,13 @@ from jax.flatten_util import ravel_pytree
 
 from l2o.learned import LearnedOptimizer
 from l2o.learned.base import Theta
+from meta_test.compilation import compiler_options
 from meta_test.families import build_family
 from meta_test.pictures import save
 from meta_train.bench.timing import median_seconds
 from meta_train.build import block_mesh, build_method, build_optimizer
 from meta_train.config import EstimatorConfig
-from meta_train.devices import compiler_options, use_all_cores
+from meta_train.devices import use_all_cores
 from meta_train.estimators.span import SPANS
 from meta_train.estimators.windows import WindowEstimator
 from meta_train.meta_loss import MetaLoss

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec as P
 
 from l2o.learned import LearnedOptimizer
+from meta_test.compilation import compiler_options
 from meta_test.families import TYPICAL, build_family
 from meta_train.bench.optimizers import OPTIMIZERS, named
 from meta_train.bench.timing import median_seconds
 from meta_train.build import build_trainer, state_sharding
 from meta_train.config import EstimatorConfig, OuterConfig, TrainConfig
-from meta_train.devices import compiler_options, use_all_cores
+from meta_train.devices import use_all_cores
 from meta_train.estimators.windows import WindowEstimator
 from tasks.base import TaskFamily
 

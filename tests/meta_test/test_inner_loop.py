@@ -12,16 +12,19 @@ from meta_test.inner_loop import (
     derive_keys,
     evaluate_params,
     run,
-    run_grid,
 )
-from meta_test.optimizers import BASELINES, Scheduled, baseline
-from tests.helpers import assert_no_recompile
+from meta_test.optimizers import Scheduled
+from meta_test.statistics import diverged
 from tests.meta_test.problems import Constant, line
 
 
 NUM_RECORDS, RECORD_EVERY, EVAL_BATCHES = 4, 3, 2
 NUM_STEPS = NUM_RECORDS * RECORD_EVERY
-SIZES: dict[str, Any] = {"num_records": NUM_RECORDS, "eval_batches": EVAL_BATCHES}
+SIZES: dict[str, Any] = {
+    "num_records": NUM_RECORDS,
+    "eval_batches": EVAL_BATCHES,
+    "evaluations": 2,
+}
 
 
 def by_hand(family, spec, tx, keys) -> Curve:
@@ -30,7 +33,7 @@ def by_hand(family, spec, tx, keys) -> Curve:
     params = task.init(keys.init)
     state = tx.init(params)
     initial = evaluate_params(task, params, keys.evaluation, EVAL_BATCHES)
-    losses = []
+    losses, evaluations = [], []
     for t in range(NUM_STEPS):
         batch_key, loss_key = jax.random.split(jax.random.fold_in(keys.steps, t))
         (loss, _), grads = jax.value_and_grad(task.loss, has_aux=True)(
@@ -39,9 +42,13 @@ def by_hand(family, spec, tx, keys) -> Curve:
         updates, state = tx.update(grads, state, params)
         params = optax.apply_updates(params, updates)
         losses.append(loss)
+        if (t + 1) % (NUM_STEPS // 2) == 0:
+            evaluations.append(
+                evaluate_params(task, params, keys.evaluation, EVAL_BATCHES)
+            )
     means = jnp.stack(losses).reshape(NUM_RECORDS, RECORD_EVERY).mean(axis=1)
-    final = evaluate_params(task, params, keys.evaluation, EVAL_BATCHES)
-    return Curve(initial, means, final)
+    found = jax.tree.map(lambda *x: jnp.stack(x), *evaluations)
+    return Curve(initial, means, found, jnp.int32(NUM_STEPS))
 
 
 @pytest.mark.parametrize(
@@ -87,31 +94,6 @@ def test_sgd_on_a_line_follows_the_closed_form():
     np.testing.assert_allclose(curve.final.test_loss, expected[6], rtol=1e-5)
 
 
-def test_grid_equals_a_loop_over_candidates_and_seeds():
-    family = line(0.7, noise=0.3)
-    rates, seeds = jnp.array([0.1, 0.3]), jnp.arange(3)
-    specs = jax.vmap(lambda s: family.sample(derive_keys(s).task))(seeds)
-    grid = run_grid(
-        family, specs, Constant(), rates, seeds, record_every=RECORD_EVERY, **SIZES
-    )
-    assert grid.train_loss.shape == (2, 3, NUM_RECORDS)
-
-    @jax.jit
-    def single(spec, rate, seed):
-        keys = derive_keys(seed)
-        return run(
-            family, spec, Constant(), rate, keys, record_every=RECORD_EVERY, **SIZES
-        )
-
-    for i, rate in enumerate(rates):
-        for j, seed in enumerate(seeds):
-            one = single(jax.tree.map(lambda x, j=j: x[j], specs), rate, seed)
-            for ours, theirs in zip(
-                jax.tree.leaves(grid), jax.tree.leaves(one), strict=True
-            ):
-                np.testing.assert_allclose(ours[i, j], theirs, rtol=1e-5, atol=1e-6)
-
-
 def test_steps_do_not_depend_on_how_they_are_recorded():
     family = line(0.7, noise=0.3)
     coarse, fine = (
@@ -142,47 +124,66 @@ def test_a_task_without_accuracy_has_nan_accuracy():
     assert result.train_loss == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize("name", BASELINES)
-def test_every_baseline_learns(name):
-    family, contender = line(), baseline(name)
-    specs = jax.vmap(lambda _: family.nominal())(jnp.arange(2))
-    curve = run_grid(
+def test_a_hopeless_training_is_given_up():
+    """Its loss grows by 1.69 a step: above twice the initial one from the third on."""
+    settings: dict[str, Any] = {
+        "num_records": 8,
+        "record_every": 1,
+        "eval_batches": 1,
+        "evaluations": 4,
+    }
+    family = line()
+    grown = lambda **how: run(
         family,
-        specs,
-        contender.make,
-        contender.candidates,
-        jnp.arange(2),
-        num_records=5,
-        record_every=20,
-        eval_batches=1,
-        evaluated=contender.evaluated,
+        family.nominal(),
+        Constant(),
+        jnp.float32(2.3),
+        derive_keys(0),
+        **settings,
+        **how,
     )
-    assert len(contender.labels) >= 4
-    best = jnp.nanmin(jnp.median(curve.final.train_loss, axis=1))
-    assert best < 1e-2 * jnp.median(curve.initial.train_loss)
+    whole, given_up = grown(), grown(hopeless=1.0)
+    assert (int(whole.steps), int(given_up.steps)) == (8, 3)
+    np.testing.assert_array_equal(given_up.train_loss[:3], whole.train_loss[:3])
+    assert np.isnan(given_up.train_loss[3:]).all()
+    # It is found out after the second evaluation would have been made.
+    assert np.isfinite(given_up.evaluations.test_loss[0])
+    assert np.isnan(given_up.evaluations.test_loss[1:]).all()
+    assert diverged(given_up)
+    # What grows in the first quarter may come back, and it is above by less than ten.
+    assert int(grown(hopeless=1e3).steps) == 8
 
 
-def test_another_length_or_curvature_compiles_nothing():
-    rates, seeds = jnp.array([0.1]), jnp.arange(2)
-    families = line(1.0), line(2.0)
-    specs = jax.vmap(lambda _: families[0].nominal())(seeds)
+def test_a_training_that_exploded_is_not_continued():
+    family = line()
+    curve = run(
+        family,
+        family.nominal(),
+        Constant(),
+        jnp.float32(1e20),
+        derive_keys(0),
+        num_records=8,
+        record_every=2,
+        eval_batches=1,
+    )
+    assert int(curve.steps) < 16
+    assert np.isnan(curve.final.train_loss)
 
-    def grid(family, record_every):
-        out = run_grid(
-            family,
-            specs,
+
+def test_evaluations_divide_the_records():
+    message = "^evaluations must divide the 4 records, got 3$"
+    with pytest.raises(ValueError, match=message):
+        run(
+            line(),
+            line().nominal(),
             Constant(),
-            rates,
-            seeds,
+            jnp.float32(0.1),
+            derive_keys(0),
             num_records=4,
-            record_every=record_every,
+            record_every=1,
             eval_batches=1,
+            evaluations=3,
         )
-        return jax.block_until_ready(out)
-
-    grid(families[0], 2)
-    with assert_no_recompile():
-        grid(families[1], 50)
 
 
 def test_keys_are_in_a_domain_of_their_own():

@@ -9,8 +9,10 @@ import numpy as np
 import optax
 import pytest
 
+from l2o.gradients import angle
 from l2o.learned import SmallFC
-from meta_test.inner_loop import derive_keys, run
+from meta_test.gradient_source import GradientSource
+from meta_test.inner_loop import derive_keys, run, step_batch
 from meta_test.inspection import as_json, inspect_training
 from meta_test.inspection_figure import MAX_TENSORS, draw, write
 from meta_test.optimizers import baseline, learned
@@ -59,6 +61,7 @@ def test_gradient_descent_on_a_bowl():
     np.testing.assert_allclose(found.sharpness, np.full(4, 3.0), rtol=1e-4)
     np.testing.assert_allclose(found.critical, np.full(4, 2 / 0.2), rtol=1e-5)
     np.testing.assert_allclose(found.cosine, np.ones(4), rtol=1e-5)
+    np.testing.assert_allclose(found.alignment, np.zeros(4), atol=0.05)
     assert found.shapes == {"x": (6,)}
     assert found.num_parameters == 6
     assert found.effective_rates.keys() == found.update_sizes.keys() == {"x"}
@@ -144,6 +147,22 @@ def test_tensors_of_a_network(on_digits, digits):
     first = inspect_training(digits, baseline("adam"), candidate=6, steps=1, records=1)
     rate = baseline("adam").candidates[6]
     np.testing.assert_allclose(first.update_sizes["Dense_1/bias"], [rate], rtol=1e-3)
+
+
+def test_alignment_with_backpropagation(digits):
+    fed = GradientSource(digits, "feedback_alignment:scale=0.5")
+    found = inspect_training(
+        fed, sgd("sgd", 0.3), steps=160, records=160, lanczos_steps=1
+    )
+    task, keys = fed.task(fed.nominal()), derive_keys(0)
+    params = task.init(keys.init)
+    key, batch = step_batch(task, keys, jnp.int32(0))
+    loss = lambda params: task.loss(params, key, batch)[0]
+    given = task.gradients.step((), params, key, batch)[1]
+    expected = angle(given, jax.grad(loss)(params))
+    np.testing.assert_allclose(found.alignment[0], expected, rtol=1e-4)
+    # The weights learn to suit the feedback.
+    assert found.alignment[-40:].mean() < 60 < found.alignment[0]
 
 
 def test_a_learned_optimizer(digits):

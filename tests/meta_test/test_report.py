@@ -41,11 +41,14 @@ def test_json_is_strict_and_survives_a_round_trip(report, tmp_path):
 
 
 def test_json_rows(report):
-    rows = {row["contender"]: row for row in as_json(report)["rows"]}
+    tree = as_json(report)
+    rows = {row["contender"]: row for row in tree["rows"]}
     exploding, plain, adam = rows["exploding"], rows["plain"], rows["adam"]
-    assert exploding["diverged"] == exploding["seeds"] == 5
+    assert exploding["fitted"]["diverged"] == exploding["seeds"] == 5
     assert exploding["train_loss"]["median"] == "inf"
-    assert exploding["train_accuracy"] is None
+    assert exploding["fitted"]["per_seed"]["final"]["train_accuracy"] == [None] * 5
+    assert exploding["fitted"]["per_seed"]["mean_train_loss"] == ["inf"] * 5
+    assert exploding["tuning"] is None
     assert exploding["steps_to_reference"] == {
         "q25": None,
         "median": None,
@@ -53,15 +56,19 @@ def test_json_rows(report):
         "reached": 0,
         "bound": 20,
     }
-    assert plain["candidate"] == "0.01"
-    assert plain["tuning"]["diverged"] == [0, 5]
+    assert plain["fitted"]["candidate"] == "0.01"
+    assert plain["tuning"]["diverged"] == [0, 3]
     assert plain["tuning"]["median_train_loss"][1] == "inf"
     assert adam["steps_to_reference"]["median"] <= 20
-    assert adam["curve"]["steps"] == list(range(2, 21, 2))
-    assert len(adam["curve"]["median"]) == 10
-    np.testing.assert_allclose(
-        adam["per_seed"]["train_loss"], report.row("line", "adam").tuning.losses
-    )
+    assert adam["fitted"]["curve"]["steps"] == list(range(2, 21, 2))
+    assert len(adam["fitted"]["curve"]["median"]) == 10
+    assert adam["fitted"]["evaluations"]["steps"] == list(range(2, 21, 2))
+    row = report.row("line", "adam")
+    final = adam["fitted"]["per_seed"]["final"]
+    np.testing.assert_allclose(final["train_loss"], row.fitted.losses("train"))
+    best = adam["fitted"]["per_seed"]["best"]["test_loss"]
+    assert all(b <= f for b, f in zip(best, final["test_loss"], strict=True))
+    assert tree["protocol"]["tuning_seeds"] == [1_000_000, 1_000_001, 1_000_002]
 
 
 def test_text_is_plain_where_nobody_looks_on(report):

@@ -1,6 +1,7 @@
 import math
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -13,16 +14,25 @@ INF, NAN = math.inf, math.nan
 
 
 def curve(initial: Any, train_loss: Any, final: Any, test: Any = None) -> Curve:
-    """Curves from nested lists; accuracies are those of a task without."""
+    """Curves from nested lists; accuracies are those of a task without.
+
+    The validation loss is the train loss, and the last of two evaluations the final.
+    """
     start: Any = np.asarray(initial, float)
     end: Any = np.asarray(final, float)
     records: Any = np.asarray(train_loss, float)
     tested: Any = end if test is None else np.asarray(test, float)
     nothing: Any = np.full_like(end, NAN)
+    steps: Any = np.full(end.shape, 10)
+    evaluations = [
+        Evaluation(loss, loss, other, nothing, nothing, nothing)
+        for loss, other in ((2 * end, 2 * tested), (end, tested))
+    ]
     return Curve(
-        initial=Evaluation(start, start, nothing, nothing),
+        initial=Evaluation(start, start, start, nothing, nothing, nothing),
         train_loss=records,
-        final=Evaluation(end, tested, nothing, nothing),
+        evaluations=jax.tree.map(lambda *x: np.stack(x, axis=-1), *evaluations),
+        steps=steps,
     )
 
 
@@ -100,29 +110,27 @@ def test_steps_to_reach_on_straight_lines():
     ok = np.zeros(2, bool)
     result = steps_to_reach(np.stack([slow, fast]), ok, 5.0, 10)
     # 5 is record 16 of slow; the centred mean of fast is 4 at record 9.
-    assert result.quartiles == (107.5, 125.0, 142.5)
-    assert (result.reached, result.bound) == (2, 200)
+    np.testing.assert_array_equal(result, [160.0, 90.0])
 
 
 def test_steps_to_reach_never():
     curves = np.stack([np.full(20, 3.0), np.full(20, 0.0), np.full(20, NAN)])
     failed = np.array([False, True, True])
     result = steps_to_reach(curves, failed, 1.0, 10)
-    assert result.quartiles == (INF, INF, INF)
-    assert (result.reached, result.bound) == (0, 200)
+    np.testing.assert_array_equal(result, [INF, INF, INF])
 
 
 @pytest.mark.parametrize("target", [INF, NAN])
 def test_nothing_reaches_a_target_that_is_not_finite(target):
     result = steps_to_reach(np.ones((2, 20)), np.zeros(2, bool), target, 1)
-    assert result.reached == 0
+    assert np.isinf(result).all()
 
 
 def test_half_of_the_reference_reach_its_own_level():
     curves = np.exp(-np.outer([1.0, 1.1, 1.2, 1.3, 1.4], np.linspace(0, 3, 30)))
     ok = np.zeros(5, bool)
     target = statistics.final_level(curves, ok)
-    assert steps_to_reach(curves, ok, target, 1).reached == 3
+    assert np.isfinite(steps_to_reach(curves, ok, target, 1)).sum() == 3
 
 
 def test_accuracy_of_a_diverged_training_is_zero():
@@ -151,3 +159,10 @@ def test_the_best_by_train_loss_may_not_be_the_best_by_test_loss():
     assert statistics.best_candidate(grid, "train") == 0
     assert statistics.best_candidate(grid, "test") == 1
     np.testing.assert_array_equal(statistics.final_losses(grid, "test"), test)
+
+
+def test_best_losses_and_means_of_curves():
+    found = curve([2.0, 2.0], [[3.0, 1.0], [1.0, 1.0]], [-0.5, NAN], [0.5, 0.5])
+    np.testing.assert_array_equal(statistics.best_losses(found, "train"), [-1.0, INF])
+    np.testing.assert_array_equal(statistics.best_losses(found, "test"), [0.5, INF])
+    np.testing.assert_array_equal(statistics.mean_losses(found), [2.0, INF])

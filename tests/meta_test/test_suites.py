@@ -163,6 +163,25 @@ def test_probes_stretch_what_they_say():
     assert (min(scales), max(scales)) == (1e-3, 1e3)
 
 
+def test_cells_by_their_names():
+    suite = SUITES["digits"]
+    chosen = suite.restricted_to("tanh", "width")
+    assert [cell.name for cell in chosen.cells] == ["width 8", "width 128", "tanh"]
+    with pytest.raises(ValueError, match=r"^cells of digits must be .*, got 'tan h'"):
+        suite.restricted_to("tanh", "tan h")
+
+
+def test_every_cell_with_every_source():
+    suite = SUITES["quick"].with_gradients("backprop", "feedback_alignment", "backprop")
+    assert [cell.name for cell in suite.cells] == [
+        "mlp 64-32-10, 1,000 steps, backprop",
+        "mlp 64-32-10, 1,000 steps, feedback_alignment",
+        "mlp 64-32-10, 5,000 steps, backprop",
+        "mlp 64-32-10, 5,000 steps, feedback_alignment",
+    ]
+    assert len({cell.hash for cell in suite.cells}) == 4
+
+
 # What is published stays: a change of a suite is a new version and a new hash here.
 PUBLISHED = {
     "quick": (1, "62c1b1fb05ad5644"),

@@ -48,7 +48,7 @@ def error_of(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Expected one of {train, eval, inspect, plot, list, "),
+        ([], "Expected one of {train, eval, inspect, map, plot, list, "),
         (["frobnicate"], "Unrecognized options: frobnicate"),
         (["train", "--outt", "x"], "Unrecognized options: --outt"),
         (["train", "a", "b"], "Unrecognized options: b"),
@@ -280,8 +280,9 @@ def test_a_budget_stops_in_time_and_still_evaluates(
 
 
 def test_what_a_budget_leaves_for_the_evaluation(tiny_suite):
-    # 13 rates of SGD and 11 of Adam and the optimizer, 2 seeds of 10 steps.
-    steps = 25 * 2 * 10
+    # 13 rates of SGD and 11 of Adam at 3 seeds, two choices of each and the optimizer
+    # at 2 seeds, of 10 steps.
+    steps = (24 * 3 + 5 * 2) * 10
     assert commands._reserve(tiny_suite, 0.1) == pytest.approx(steps / 20_000)
     assert commands._reserve(tiny_suite, 3600.0) == 360.0
     assert commands._reserve(tiny_suite, 0.01) == 0.005
@@ -392,6 +393,89 @@ def test_inspection(capsys, reference, elsewhere):
     status, error = error_of(capsys, "inspect", "sgd", "--steps=120")
     assert status == 1
     assert "--steps must be a positive multiple of 50, " in error
+
+
+def test_a_map(capsys, reference, elsewhere):
+    short = ["--task=quadratic", "--size=16", "--steps=10", "--json"]
+    optimizer = str(reference / "optimizer")
+    # The largest eigenvalue is 1: below a rate of 2 it converges.
+    command = ["map", "sgd+constant", *short, "--x=learning_rate:0.2:20"]
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    [frame] = found["frames"]
+    assert frame["share_converged"] == 0.5
+    assert frame["x"] == {"name": "learning_rate", "low": 0.2, "high": 20.0}
+    assert frame["y"] == {"name": "init_scale", "low": 0.01, "high": 100.0}
+    assert (found["finished"], found["figure"]) == (True, "map.png")
+    assert (elsewhere / "map.png").read_bytes().startswith(b"\x89PNG")
+    assert found["trainings_per_second"] > 0
+
+    film = ["--frames=2", "--zoom=4", "--at=1.5,1", "--out=a/z.gif"]
+    assert main([*command, *film]) == 0
+    outer, inner = json.loads(capsys.readouterr().out)["frames"]
+    assert outer == frame
+    assert inner["x"]["low"] < 2.0 < inner["x"]["high"] < 4.0
+    assert (elsewhere / "a" / "z.gif").read_bytes().startswith(b"GIF")
+
+    assert main(["map", optimizer, *short[:-1], "--out=learned.svg"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("256 trainings, ")
+    assert "figure:    learned.svg" in printed.err
+
+
+def test_a_map_that_a_signal_stops(capsys, elsewhere, monkeypatch):
+    explore = commands.trainability.explore
+
+    def stopping(pieces, after):
+        for index, piece in enumerate(pieces):
+            if index == after:
+                signal.raise_signal(signal.SIGTERM)
+            yield piece
+
+    command = ["map", "sgd", "--task=quadratic", "--size=16", "--steps=2", "--json"]
+    for after, left in ((0, []), (1, [128]), (3, [256])):
+        monkeypatch.setattr(
+            commands.trainability,
+            "explore",
+            lambda *given, after=after, **options: stopping(
+                explore(*given, **options), after
+            ),
+        )
+        assert main([*command, "--frames=2", f"--out={after}.gif"]) == 0
+        captured = capsys.readouterr()
+        summary = json.loads(captured.out)
+        assert summary["finished"] is False
+        assert [frame["trainings"] for frame in summary["frames"]] == left
+        assert (elsewhere / f"{after}.gif").exists() == bool(left)
+        assert f"stopped by SIGTERM after {sum(left)} trainings" in captured.err
+
+
+def test_what_cannot_be_mapped(capsys, reference, elsewhere):
+    optimizer = str(reference / "optimizer")
+    cases = [
+        (["adamm"], "an optimizer must be a released name"),
+        (
+            ["sgd", "--x=weight_decay"],
+            "--x of sgd must be one of learning_rate, ",
+        ),
+        (
+            [optimizer, "--x=learning_rate"],
+            "must be one of multiplier, init_scale",
+        ),
+        (["lbfgs", "--y=memory_size"], "--y must be spread continuously"),
+        (["sgd", "--x=init_scale"], "the axes must differ, got init_scale twice"),
+        (["sgd", "--at=1,1"], "--at is for --frames of 2 or more, got 1,1 and 1"),
+        (["sgd", "--at=1", "--frames=2"], "--at must be two numbers X,Y, got '1'"),
+        (["sgd", "--frames=40"], "must be distinct in float32"),
+        (["sgd", "--frames=2", "--out=a.png"], "--out of several frames must end in"),
+        (["sgd", "--out=map.txt"], "--out must end in one of "),
+        (["sgd", "--task=imag_mlp"], "map.family must be one of "),
+    ]
+    for arguments, message in cases:
+        status, error = error_of(capsys, "map", *arguments)
+        assert status == 1
+        assert message in error
+    assert list(elsewhere.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,219 @@
+"""What a report says over all cells: one line of statistics a contender."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from meta_test.aggregates import (
+    Comparison,
+    Interval,
+    compare,
+    interquartile_mean,
+    normalised,
+    performance_profile,
+    speedups,
+    stratified_bootstrap,
+)
+from meta_test.evaluate import REFERENCE, ComparedSplit, Report, Row
+from meta_test.statistics import quantile
+from meta_test.suites import Cell
+
+
+FACTORS = tuple(float(f"{10 ** (k / 20):.4g}") for k in range(21))
+"""Of the best number of steps, from 1 to 10: where performance profiles are given."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Normalised:
+    """Losses on a scale of 0, the best tuned baseline, to 1, the initial parameters.
+
+    Attributes:
+        median: over all seeds of all cells.
+        interquartile_mean: over the same, with its 95 % interval over seeds and cells.
+        left_out: cells on which no baseline ends below the initial loss.
+    """
+
+    median: float
+    interquartile_mean: Interval
+    left_out: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Speedup:
+    """Steps of the reference over those of a contender, to the reference's level.
+
+    Attributes:
+        interquartile_mean: over all seeds of all cells, with its 95 % interval.
+        bounded: the share of trainings that missed the target, so that their speedup
+            enters as its bound, above which it is not.
+    """
+
+    interquartile_mean: Interval
+    bounded: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Across:
+    """One contender over all cells.
+
+    Attributes:
+        contender: its name.
+        train: normalised final train losses, of what was tuned for them.
+        test: normalised final test losses, of what was tuned on validation data.
+        speedup: in steps; None without the reference.
+        wall_clock_speedup: the same in seconds, by the measured cost of a step.
+        better_train: on how many cells its median train loss is below the reference's.
+        not_worse_test: on how many cells its median test loss is not above the
+            reference's.
+        train_against_reference: the paired comparison of train losses.
+        test_against_reference: the same of test losses.
+        diverged: how many trainings of the comparison did.
+        trainings: of how many.
+        profile: share of cells on which its median steps to the target are within each
+            of `FACTORS` of the fewest of all contenders.
+    """
+
+    contender: str
+    train: Normalised | None
+    test: Normalised | None
+    speedup: Speedup | None
+    wall_clock_speedup: Speedup | None
+    better_train: int | None
+    not_worse_test: int | None
+    train_against_reference: Comparison | None
+    test_against_reference: Comparison | None
+    diverged: int
+    trainings: int
+    profile: tuple[float, ...] | None
+
+
+def across(report: Report) -> tuple[Across, ...]:
+    """Statistics over all cells, in the order of the contenders.
+
+    Intervals are of the stratified bootstrap over seeds and cells. The target of
+    speedups and profiles is where the reference's median train curve ends.
+    """
+    names = [contender.name for contender in report.contenders]
+    rows = {name: [_row(report, c, name) for c in report.suite.cells] for name in names}
+    reference = rows.get(REFERENCE)
+    profiles = None
+    if reference is not None:
+        costs = [[float(quantile(_steps(r), 0.5)) for r in rows[n]] for n in names]
+        profiles = performance_profile(costs, FACTORS)
+    return tuple(
+        _across(report, name, rows, None if profiles is None else profiles[i])
+        for i, name in enumerate(names)
+    )
+
+
+def _across(
+    report: Report,
+    name: str,
+    rows: dict[str, list[Row]],
+    profile: np.ndarray | None,
+) -> Across:
+    ours, reference = rows[name], rows.get(REFERENCE)
+    horizons = [cell.horizon for cell in report.suite.cells]
+    against = {}
+    if reference is not None:
+        against = {
+            "speedup": _speedup(reference, ours, horizons, wall_clock=False),
+            "wall_clock_speedup": _speedup(reference, ours, horizons, wall_clock=True),
+            "better_train": sum(
+                mine.train_loss.median < theirs.train_loss.median
+                for mine, theirs in zip(ours, reference, strict=True)
+            ),
+            "not_worse_test": sum(
+                mine.test_loss.median <= theirs.test_loss.median
+                for mine, theirs in zip(ours, reference, strict=True)
+            ),
+            "train_against_reference": _compared(ours, reference, "train"),
+            "test_against_reference": _compared(ours, reference, "test"),
+        }
+    empty = dict.fromkeys(
+        (
+            "speedup",
+            "wall_clock_speedup",
+            "better_train",
+            "not_worse_test",
+            "train_against_reference",
+            "test_against_reference",
+        )
+    )
+    return Across(
+        contender=name,
+        train=_normalised(report, rows, name, "train"),
+        test=_normalised(report, rows, name, "test"),
+        diverged=sum(int(row.fitted.diverged.sum()) for row in ours),
+        trainings=sum(len(row.fitted.diverged) for row in ours),
+        profile=None if profile is None else tuple(map(float, profile)),
+        **(empty | against),
+    )
+
+
+def _row(report: Report, cell: Cell, name: str) -> Row:
+    row = report.row(cell.name, name)
+    assert row is not None
+    return row
+
+
+def _initial(row: Row, split: ComparedSplit) -> float:
+    values = getattr(row.fitted.curve.initial, f"{split}_loss")
+    return float(np.median(values))
+
+
+def _normalised(
+    report: Report, rows: dict[str, list[Row]], name: str, split: ComparedSplit
+) -> Normalised | None:
+    baselines = [c.name for c in report.contenders if not c.learned]
+    scores = []
+    for i, mine in enumerate(rows[name]):
+        medians = [float(quantile(rows[b][i].losses(split), 0.5)) for b in baselines]
+        best, initial = min(medians, default=math.inf), _initial(mine, split)
+        if best < initial:
+            scores.append(normalised(mine.losses(split), initial, best))
+    if not scores:
+        return None
+    mean = lambda tasks: interquartile_mean(np.concatenate(tasks))
+    return Normalised(
+        median=float(np.median(np.concatenate(scores))),
+        interquartile_mean=stratified_bootstrap(scores, mean, over_tasks=True),
+        left_out=len(rows[name]) - len(scores),
+    )
+
+
+def _steps(row: Row) -> np.ndarray:
+    assert row.steps_to_reference is not None
+    return row.steps_to_reference
+
+
+def _speedup(
+    reference: Sequence[Row],
+    ours: Sequence[Row],
+    horizons: Sequence[int],
+    *,
+    wall_clock: bool,
+) -> Speedup:
+    found = []
+    for theirs, mine, horizon in zip(reference, ours, horizons, strict=True):
+        speed = speedups(_steps(theirs), _steps(mine), horizon)
+        cost = theirs.seconds_per_step / mine.seconds_per_step if wall_clock else 1.0
+        found.append(speed._replace(values=speed.values * cost))
+    mean = lambda tasks: interquartile_mean(np.concatenate(tasks))
+    missed = np.concatenate([~np.isfinite(_steps(row)) for row in ours])
+    return Speedup(
+        interquartile_mean=stratified_bootstrap(
+            [speed.values for speed in found], mean, over_tasks=True
+        ),
+        bounded=float(missed.mean()),
+    )
+
+
+def _compared(
+    ours: Sequence[Row], reference: Sequence[Row], split: ComparedSplit
+) -> Comparison:
+    mine = [row.losses(split) for row in ours]
+    theirs = [row.losses(split) for row in reference]
+    return compare(mine, theirs)

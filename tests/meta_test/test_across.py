@@ -1,0 +1,150 @@
+"""Statistics over cells, on reports whose numbers are known."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from meta_test.across import FACTORS, across
+from meta_test.evaluate import PROTOCOL, Chosen, Report, Row
+from meta_test.inner_loop import Curve, Evaluation
+from meta_test.report import as_json
+from meta_test.statistics import diverged
+from tests.meta_test.problems import line_suite, sgd
+
+
+INF, NAN = math.inf, math.nan
+SEEDS = 5
+
+
+def chosen(train: Any, test: Any, initial: float = 10.0) -> Chosen:
+    """Trainings that ended so, from one initial loss."""
+    train, test = np.asarray(train, float), np.asarray(test, float)
+    nothing: Any = np.full(SEEDS, NAN)
+    start: Any = np.full(SEEDS, initial)
+    end = Evaluation(train, test, test, nothing, nothing, nothing)
+    curve = Curve(
+        initial=Evaluation(start, start, start, nothing, nothing, nothing),
+        train_loss=np.stack([train] * 10, axis=1),  # type: ignore
+        evaluations=jax.tree.map(lambda x: x[:, None], end),
+        steps=np.full(SEEDS, 20),  # type: ignore
+    )
+    return Chosen("0.1", False, curve, diverged(curve))
+
+
+def report(*rows: tuple[str, str, Any, Any, Any, float]) -> Report:
+    """Rows of (cell, contender, train, test, steps, seconds); "mine" is learned."""
+    suite = line_suite()
+    cells = dict.fromkeys(row[0] for row in rows)
+    names = dict.fromkeys(row[1] for row in rows)
+    suite = dataclasses.replace(
+        suite,
+        cells=tuple(dataclasses.replace(suite.cells[0], name=name) for name in cells),
+    )
+    made = []
+    for cell, name, train, test, steps, seconds in rows:
+        best = chosen(np.broadcast_to(train, SEEDS), np.broadcast_to(test, SEEDS))
+        reached = np.broadcast_to(np.asarray(steps, float), SEEDS)
+        made.append(Row(cell, name, None, best, best, seconds, reached))
+    contenders = tuple(sgd(name, 0.1, learned=name == "mine") for name in names)
+    return Report(suite, PROTOCOL, contenders, tuple(made))
+
+
+TWO_CELLS = report(
+    ("a", "mine", 1.0, 6.0, 5, 2.0),
+    ("a", "adam", 2.0, 4.0, 20, 1.0),
+    ("a", "sgd", 6.0, 2.0, INF, 1.0),
+    ("b", "mine", [3, 3, 3, 3, INF], 4.0, [10, 10, 10, 10, INF], 2.0),
+    ("b", "adam", 2.0, 4.0, 20, 1.0),
+    ("b", "sgd", 12.0, 12.0, INF, 1.0),
+)
+
+
+def test_two_cells_worked_out_by_hand():
+    mine, adam, sgd_ = across(TWO_CELLS)
+    assert [one.contender for one in (mine, adam, sgd_)] == ["mine", "adam", "sgd"]
+    # (1 - 2) / (10 - 2) five times; (3 - 2) / 8 four times and a diverged one.
+    assert mine.train is not None
+    assert mine.train.median == pytest.approx(0.0)
+    assert mine.train.left_out == 0
+    values = sorted([-1 / 8] * 5 + [1 / 8] * 4 + [1.0])[2:-2]
+    interval = mine.train.interquartile_mean
+    assert interval.estimate == pytest.approx(np.mean(values))
+    assert interval.low <= interval.estimate <= interval.high
+    # By sgd's 2 on the one and by adam's 4 on the other, where one diverged in train.
+    assert mine.test is not None
+    assert mine.test.interquartile_mean.estimate == pytest.approx(
+        np.mean(sorted([0.5] * 5 + [0.0] * 4 + [1.0])[2:-2])
+    )
+    assert sgd_.train is not None
+    assert sgd_.train.interquartile_mean.estimate == pytest.approx(0.75)
+    assert (mine.diverged, sgd_.diverged, mine.trainings) == (1, 5, 10)
+    assert (mine.better_train, mine.not_worse_test) == (1, 1)
+    assert (adam.better_train, adam.not_worse_test) == (0, 2)
+
+
+def test_speedups_and_profiles():
+    mine, adam, sgd_ = across(TWO_CELLS)
+    assert mine.speedup is not None
+    assert mine.wall_clock_speedup is not None
+    # 20/5 five times, 20/10 four times, and 20/20 as a bound.
+    expected = np.mean(sorted([4.0] * 5 + [2.0] * 4 + [1.0])[2:-2])
+    assert mine.speedup.interquartile_mean.estimate == pytest.approx(expected)
+    assert mine.speedup.bounded == 0.1
+    found = mine.wall_clock_speedup.interquartile_mean.estimate
+    assert found == pytest.approx(expected / 2)
+    assert adam.speedup is not None
+    assert adam.speedup.interquartile_mean == (1.0, 1.0, 1.0)
+    assert sgd_.speedup is not None
+    assert sgd_.speedup.bounded == 1.0
+    # Adam takes 4 times the fewest steps on the one cell and twice on the other.
+    assert mine.profile == (1.0,) * len(FACTORS)
+    assert sgd_.profile == (0.0,) * len(FACTORS)
+    assert adam.profile is not None
+    for factor, share in zip(FACTORS, adam.profile, strict=True):
+        assert share == 0.5 * (factor >= 2) + 0.5 * (factor >= 4)
+
+
+def test_against_the_reference():
+    cells = [f"cell {i}" for i in range(8)]
+    rows = [(c, "mine", 1.0, 5.0, 10, 1.0) for c in cells]
+    rows += [(c, "adam", 2.0, 4.0, 20, 1.0) for c in cells]
+    mine, adam = across(report(*rows))
+    assert mine.train_against_reference is not None
+    assert mine.test_against_reference is not None
+    assert adam.train_against_reference is not None
+    assert mine.train_against_reference.verdict == "better"
+    assert mine.test_against_reference.verdict == "worse"
+    assert mine.train_against_reference.probability.estimate == 1.0
+    assert adam.train_against_reference.verdict == "no difference"
+
+
+def test_a_cell_that_no_baseline_learns_is_left_out():
+    found = report(
+        ("a", "mine", 1.0, 1.0, 5, 1.0),
+        ("a", "sgd", 12.0, 12.0, INF, 1.0),
+        ("b", "mine", 1.0, 1.0, 5, 1.0),
+        ("b", "sgd", 1.0, 1.0, INF, 1.0),
+    )
+    mine, _ = across(found)
+    assert mine.train is not None
+    assert mine.train.left_out == 1
+    assert mine.train.interquartile_mean == (0.0, 0.0, 0.0)
+
+
+def test_without_a_reference_or_a_baseline():
+    (mine,) = across(report(("a", "mine", 1.0, 1.0, 5, 1.0)))
+    assert (mine.train, mine.test, mine.speedup, mine.profile) == (None,) * 4
+    assert (mine.better_train, mine.train_against_reference) == (None, None)
+
+
+def test_json():
+    tree = as_json(TWO_CELLS)["across"]
+    assert tree["factors"] == list(FACTORS)
+    mine = tree["contenders"][0]
+    assert mine["contender"] == "mine"
+    assert set(mine["speedup"]["interquartile_mean"]) == {"low", "estimate", "high"}
+    assert mine["train_against_reference"]["verdict"] == "no difference"
