@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -95,6 +96,18 @@ def across(report: Report) -> tuple[Across, ...]:
     Intervals are of the stratified bootstrap over seeds and cells. The target of
     speedups and profiles is where the reference's median train curve ends.
     """
+    if report not in _KNOWN:
+        _KNOWN[report] = _all(report)
+    return _KNOWN[report]
+
+
+# Resampling takes seconds, and text, pictures and page all ask for it.
+_KNOWN: weakref.WeakKeyDictionary[Report, tuple[Across, ...]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _all(report: Report) -> tuple[Across, ...]:
     names = [contender.name for contender in report.contenders]
     rows = {name: [_row(report, c, name) for c in report.suite.cells] for name in names}
     reference = rows.get(REFERENCE)

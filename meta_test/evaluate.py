@@ -1,6 +1,7 @@
 """Judges optimizers on a suite: tunes on some seeds, compares on others."""
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +13,13 @@ import numpy as np
 from l2o.config import require_positive_int
 from meta_test import statistics
 from meta_test.inner_loop import HOPELESS, Curve
-from meta_test.optimizers import Contender, baseline, find_baseline
+from meta_test.optimizers import (
+    Contender,
+    baseline,
+    find_baseline,
+    random_baseline,
+    with_multiplier,
+)
 from meta_test.results import Results, Sweep
 from meta_test.statistics import EvaluatedSplit, Quartiles, StepsToReach
 from meta_test.suites import Cell, Suite
@@ -42,20 +49,46 @@ class Protocol:
         hopeless: while tuning, as `meta_test.inner_loop.run`.
         rates: of every baseline, spread over its range in the logarithm; 0 for its own
             grid of half decades.
+        random: in the place of learning rates, so many random settings of every
+            baseline, as `meta_test.optimizers.random_baseline` draws them.
+        multipliers: so many factors of the updates are tried of every learned
+            optimizer, in a contender of its own beside it; 0 for none.
     """
 
     tuning_seeds: int = 3
     evaluations: int = 10
     hopeless: float = HOPELESS
     rates: int = 0
+    random: int = 0
+    multipliers: int = 0
 
     def __post_init__(self) -> None:
         require_positive_int("tuning_seeds", self.tuning_seeds)
         if self.rates < 0:
             raise ValueError(f"rates must be 0 or more, got {self.rates}")
+        if self.random < 0:
+            raise ValueError(f"random must be 0 or more, got {self.random}")
+        if self.multipliers < 0 or self.multipliers == 1:
+            raise ValueError(
+                f"multipliers must be 0, or several, got {self.multipliers}"
+            )
+        if self.rates and self.random:
+            raise ValueError(
+                "baselines must have spread rates or random settings, got both, "
+                f"{self.rates} and {self.random}"
+            )
+
+    def with_variants(self, contenders: Iterable[Contender]) -> tuple[Contender, ...]:
+        """Learned optimizers, each followed by itself with a tuned multiplier."""
+        if not self.multipliers:
+            return tuple(contenders)
+        pairs = ((c, with_multiplier(c, self.multipliers)) for c in contenders)
+        return tuple(itertools.chain.from_iterable(pairs))
 
     def baselines(self, names: Iterable[str]) -> tuple[Contender, ...]:
-        """Baselines by name, with as many learning rates."""
+        """Baselines by name, with as many learning rates or random settings."""
+        if self.random:
+            return tuple(random_baseline(name, self.random) for name in names)
         return tuple(
             baseline(name, find_baseline(name).spread(self.rates)) for name in names
         )
@@ -103,7 +136,8 @@ class Chosen:
 
     Attributes:
         label: of the candidate.
-        at_edge: whether it is first or last of several: the grid may be too small.
+        at_edge: whether it is first or last of several that have an order: the grid may
+            be too small.
         curve: with a leading axis `[seeds]`.
         diverged: `[seeds]`.
     """
@@ -301,7 +335,9 @@ class _Bench:
         count = len(self.contender.labels)
         return Chosen(
             label=self.contender.labels[candidate],
-            at_edge=count > 1 and candidate in (0, count - 1),
+            at_edge=self.contender.ordered
+            and count > 1
+            and candidate in (0, count - 1),
             curve=curve,
             diverged=statistics.diverged(curve),
         )

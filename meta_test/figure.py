@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -36,7 +37,15 @@ _BASELINES = {
     "adagrad": Stroke("#009E73", "-", 1.3, 0.08),
     "lion": Stroke("#CC79A7", "-", 1.3, 0.08),
 }
-_OTHER = Stroke("#B8A000", "-.", 1.3, 0.08)
+# Taken in turn by baselines that have none of their own.
+_OTHERS = (
+    Stroke("#B8A000", "-.", 1.3, 0.08),
+    Stroke("#009E73", "--", 1.3, 0.08),
+    Stroke("#CC79A7", "--", 1.3, 0.08),
+    Stroke("#0072B2", ":", 1.5, 0.08),
+    Stroke("#B8A000", ":", 1.5, 0.08),
+    Stroke("#56B4E9", "-.", 1.3, 0.08),
+)
 _LEARNED = (
     Stroke("#D55E00", "-", 2.8, 0.22),
     Stroke("#000000", "-", 2.8, 0.18),
@@ -52,13 +61,21 @@ _DEPTH = 1e-6
 
 def strokes(report: Report) -> dict[str, Stroke]:
     """How each contender is drawn; learned ones take the heavy lines in turn."""
+    return strokes_by_name({c.name: c.learned for c in report.contenders})
+
+
+def strokes_by_name(learned: Mapping[str, bool]) -> dict[str, Stroke]:
+    """The same, of names and whether they are learned."""
     chosen: dict[str, Stroke] = {}
-    for contender in report.contenders:
-        if contender.learned:
+    for name, is_learned in learned.items():
+        if is_learned:
             count = sum(stroke in _LEARNED for stroke in chosen.values())
-            chosen[contender.name] = _LEARNED[count % len(_LEARNED)]
+            chosen[name] = _LEARNED[count % len(_LEARNED)]
+        elif name in _BASELINES:
+            chosen[name] = _BASELINES[name]
         else:
-            chosen[contender.name] = _BASELINES.get(contender.name, _OTHER)
+            count = sum(stroke in _OTHERS for stroke in chosen.values())
+            chosen[name] = _OTHERS[count % len(_OTHERS)]
     return chosen
 
 

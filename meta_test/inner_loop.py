@@ -84,7 +84,14 @@ class Keys(NamedTuple):
 
 
 def derive_keys(seed: jax.Array | int) -> Keys:
-    """Keys of the training with this seed; `seed` may be traced."""
+    """Keys of the training with this seed.
+
+    Args:
+        seed: an integer, which may be traced; or `[4]` of them, in the order of `Keys`,
+            each of which has the seed that it is of.
+    """
+    if jnp.ndim(seed):
+        return Keys(*(derive_keys(one)[i] for i, one in enumerate(jnp.asarray(seed))))
     key = jax.random.fold_in(jax.random.key(seed), EVALUATION_DOMAIN)
     return Keys(*jax.random.split(key, 4))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import optax.contrib
+from numpy.typing import ArrayLike
 
 from l2o.baselines.adahessian import adahessian
 from l2o.config import nearest
@@ -29,8 +31,12 @@ class Contender:
             for it is static in the compiled program.
         candidates: values of `hyper`, stacked on a leading axis.
         labels: one a candidate, in increasing order where the candidates have one.
+        ordered: whether they have one, so that a best that is first or last is a hint
+            that better ones lie beyond.
         learned: whether it came from meta-training; such curves are drawn in front.
         evaluated: `(state, params) -> params`, those that are judged; static.
+        variant_of: name of the contender that this one is with something tuned; it is
+            shown apart.
         provenance: for the report: where it came from, as the sha256 of theta.
     """
 
@@ -38,8 +44,10 @@ class Contender:
     make: MakeOptimizer
     candidates: Hyper
     labels: tuple[str, ...]
+    ordered: bool = True
     learned: bool = False
     evaluated: Evaluated = last_params
+    variant_of: str = ""
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -115,19 +123,24 @@ def nesterov(
 
 
 def adam_l2(
-    learning_rate: optax.ScalarOrSchedule, weight_decay: Any = 1e-4, **settings: Any
+    learning_rate: optax.ScalarOrSchedule,
+    weight_decay: Any = 1e-4,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
 ) -> optax.GradientTransformation:
     """Adam with decay / 2 times the squared weights in the loss: not AdamW's decay."""
     return optax.chain(
-        optax.add_decayed_weights(weight_decay), optax.adam(learning_rate, **settings)
+        optax.add_decayed_weights(weight_decay), optax.adam(learning_rate, b1, b2)
     )
 
 
 def schedule_free_adamw(
-    learning_rate: jax.Array, **settings: Any
+    learning_rate: jax.Array, b1: Any = 0.9, b2: Any = 0.999, weight_decay: Any = 0.0
 ) -> optax.GradientTransformation:
     """Schedule-free AdamW, whose weights of an average are summed in float32."""
-    inner = optax.contrib.schedule_free_adamw(learning_rate, **settings)
+    inner = optax.contrib.schedule_free_adamw(
+        learning_rate, b1=b1, b2=b2, weight_decay=weight_decay
+    )
 
     def init(params: optax.Params) -> Any:
         state: Any = inner.init(params)
@@ -177,11 +190,29 @@ class Range:
         """Whether it is of whole numbers, as both ends then are: of sizes of arrays."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
+    def at(self, share: ArrayLike) -> np.ndarray:
+        """The numbers at these shares, in [0, 1], of the way from low to high."""
+        share = np.asarray(share, np.float64)
+        if self.log:
+            values = self.low * (self.high / self.low) ** share
+        else:
+            values = self.low + share * (self.high - self.low)
+        # Not beyond the ends by a rounding.
+        return np.clip(
+            np.round(values) if self.is_whole else values, self.low, self.high
+        )
+
 
 def _rates(low: int, high: int) -> Range:
     """Learning rates from 10^(low/2) to 10^(high/2)."""
     return Range(10 ** (low / 2), 10 ** (high / 2))
 
+
+LEARNING_RATE = "learning_rate"
+"""The setting that every baseline has."""
+
+ONE_MINUS = "one_minus_"
+"""How the name of a setting begins that is 1 less a keyword of optax."""
 
 # One minus a decay is what is spread in the logarithm.
 _FAST, _SLOW = Range(0.01, 0.5), Range(1e-4, 0.1)
@@ -217,6 +248,22 @@ class Baseline:
             round(2 * math.log10(x)) for x in (self.rates.low, self.rates.high)
         )
         return tuple(float(f"{10 ** (k / 2):.0e}") for k in range(low, high + 1))
+
+    @property
+    def settings(self) -> dict[str, Range]:
+        """All that is searched for: the learning rate, then the space."""
+        return {LEARNING_RATE: self.rates, **self.space}
+
+    @property
+    def defaults(self) -> dict[str, float]:
+        """The settings of its space as they are where none are given."""
+        keywords = inspect.signature(self.optimizer).parameters
+        found = {}
+        for name in self.space:
+            keyword = name.removeprefix(ONE_MINUS)
+            value = keywords[keyword].default
+            found[name] = value if keyword == name else 1 - value
+        return found
 
     def spread(self, count: int) -> tuple[float, ...]:
         """So many learning rates over the range, in the logarithm; its grid for 0."""
@@ -308,10 +355,6 @@ def _scheduled(
     return Scheduled(optimizer, schedule)
 
 
-ONE_MINUS = "one_minus_"
-"""How the name of a setting begins that is 1 less a keyword of optax."""
-
-
 def with_settings(
     row: Baseline, settings: Mapping[str, Any]
 ) -> Callable[[Any], optax.GradientTransformation]:
@@ -349,18 +392,36 @@ class Tuned:
 
     Attributes:
         name: as `find_baseline` takes it.
+        sizes: settings that are the same in all candidates and not traced, by name: the
+            whole numbers.
     """
 
     name: str
+    sizes: tuple[tuple[str, int], ...] = ()
 
     def __call__(
         self, settings: Mapping[str, Any], num_steps: jax.Array
     ) -> optax.GradientTransformation:
         """The optimizer for these settings and length of training."""
-        row, others = find_baseline(self.name), dict(settings)
-        learning_rate = others.pop("learning_rate")
+        row, others = find_baseline(self.name), {**settings, **dict(self.sizes)}
+        learning_rate = others.pop(LEARNING_RATE)
         optimizer = with_settings(row, others)
         return _scheduled(optimizer, row.schedule)(learning_rate, num_steps)
+
+
+def fixed_sizes(
+    name: str, settings: Mapping[str, float]
+) -> tuple[Tuned, dict[str, float]]:
+    """A baseline with the whole numbers among its settings, and what is left to trace.
+
+    Args:
+        name: as `find_baseline` takes it.
+        settings: by the names of `Baseline.settings`.
+    """
+    ranges = find_baseline(name).settings
+    sizes = tuple((k, int(v)) for k, v in settings.items() if ranges[k].is_whole)
+    traced = {k: v for k, v in settings.items() if not ranges[k].is_whole}
+    return Tuned(name, sizes), traced
 
 
 def baseline(name: str, learning_rates: Sequence[float] | None = None) -> Contender:
@@ -385,6 +446,72 @@ def baseline(name: str, learning_rates: Sequence[float] | None = None) -> Conten
         labels=tuple(f"{rate:g}" for rate in rates),
         evaluated=row.evaluated,
     )
+
+
+RANDOM_KEY = 0
+"""Of `random_baseline`: its candidates are the same in every report."""
+
+
+def random_baseline(name: str, count: int) -> Contender:
+    """A hand-designed optimizer at random settings.
+
+    Each is drawn from its range, uniformly in the logarithm where the range says so,
+    and rounded to what its label tells. Whole numbers stay at their defaults: they are
+    shapes, and all candidates share a program.
+
+    Args:
+        name: as `find_baseline` takes it.
+        count: how many candidates; of more, the first are the same.
+
+    Returns:
+        One candidate a draw, in no order.
+
+    Raises:
+        ValueError: when there is no such baseline or schedule.
+    """
+    row, key = find_baseline(name), jax.random.key(RANDOM_KEY)
+    drawn = {
+        setting: [
+            float(f"{value:.{_digits(setting)}g}")
+            for value in where.at(
+                jax.random.uniform(jax.random.fold_in(key, index), (count,))
+            )
+        ]
+        for index, (setting, where) in enumerate(row.settings.items())
+        if not where.is_whole
+    }
+    return Contender(
+        name=name,
+        make=Tuned(name),
+        candidates={k: jnp.asarray(v, jnp.float32) for k, v in drawn.items()},
+        labels=tuple(
+            settings_label(dict(zip(drawn, values, strict=True)))
+            for values in zip(*drawn.values(), strict=True)
+        ),
+        ordered=False,
+        evaluated=row.evaluated,
+    )
+
+
+def settings_label(settings: Mapping[str, float]) -> str:
+    """Settings in a few characters, like `0.0123 b1=0.92 b2=0.9988`.
+
+    Args:
+        settings: `learning_rate`, told by its value alone, to three digits; and others,
+            told by optax's keyword, to two digits, those of 1 less a decay.
+    """
+    words = []
+    for name, value in settings.items():
+        rounded, keyword = f"{value:.{_digits(name)}g}", name.removeprefix(ONE_MINUS)
+        if keyword != name:
+            rounded = f"{1 - float(rounded):g}"
+        words.append(rounded if name == LEARNING_RATE else f"{keyword}={rounded}")
+    return " ".join(words)
+
+
+def _digits(setting: str) -> int:
+    """How many of a setting's digits are told."""
+    return 3 if setting == LEARNING_RATE else 2
 
 
 def baselines(names: Iterable[str] = tuple(BASELINES)) -> tuple[Contender, ...]:
@@ -414,4 +541,52 @@ def learned(
         labels=("-",),
         learned=True,
         provenance={"architecture": repr(lopt), **provenance},
+    )
+
+
+MULTIPLIER = "multiplier"
+"""What multiplies the updates of an optimizer that has no learning rate."""
+
+AROUND_ONE = Range(10**-1.5, 10**1.5)
+"""Where the multiplier of a learned optimizer is searched for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Multiplied:
+    """An optimizer whose updates are multiplied.
+
+    Attributes:
+        make: gives it.
+    """
+
+    make: MakeOptimizer
+
+    def __call__(
+        self, hyper: Mapping[str, Any], num_steps: jax.Array
+    ) -> optax.GradientTransformation:
+        """The optimizer for one candidate and multiplier."""
+        inner = self.make(hyper["candidate"], num_steps)
+        return optax.chain(inner, optax.scale(hyper[MULTIPLIER]))
+
+
+def with_multiplier(contender: Contender, count: int) -> Contender:
+    """A learned optimizer whose updates may be scaled: one thing to tune.
+
+    Args:
+        contender: what `learned` gave.
+        count: so many multipliers are tried, spread over `AROUND_ONE`.
+    """
+    factors = [float(f"{x:.2g}") for x in AROUND_ONE.at(np.linspace(0, 1, count))]
+    return dataclasses.replace(
+        contender,
+        name=f"{contender.name} x rate",
+        make=Multiplied(contender.make),
+        candidates={
+            "candidate": jax.tree.map(
+                lambda x: jnp.repeat(x, count, axis=0), contender.candidates
+            ),
+            MULTIPLIER: jnp.asarray(factors, jnp.float32),
+        },
+        labels=tuple(f"{factor:g}" for factor in factors),
+        variant_of=contender.name,
     )

@@ -13,11 +13,13 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from meta_test import across_figure, spreadsheet
 from meta_test.across import FACTORS, across
 from meta_test.aggregates import Comparison, Interval
 from meta_test.evaluate import REFERENCE, Chosen, Report, Row
 from meta_test.figure import draw
 from meta_test.optimizers import Contender
+from meta_test.page import page
 from meta_test.statistics import EvaluatedSplit, StepsToReach, mean_losses, quantile
 from meta_test.suites import Cell
 from meta_test.table import (
@@ -44,7 +46,9 @@ CONVENTIONS = {
     "optimizers have one candidate. `fitted`: by the loss on training data; "
     "`validated`: by that on the split inner_valid, so that no choice has seen the "
     "test data. train_loss and steps_to_reference are of `fitted`, valid_loss and "
-    "test_loss of `validated`",
+    "test_loss of `validated`. Candidates of hand-designed ones are a grid of learning "
+    "rates, `protocol.rates` of them where that is not 0, or, where "
+    "`protocol.random_settings` is not 0, so many random settings",
     "steps_to_reference": f"steps until the smoothed train curve is where the best "
     f"{REFERENCE}'s median curve ends; null means more than `bound` steps",
     "seconds_per_step": "of one training on one device, evaluations included",
@@ -59,12 +63,15 @@ class Paths(NamedTuple):
     json: Path
     text: Path
     figure: Path
+    page: Path
+    table: Path
+    pictures: tuple[Path, ...]  # of all cells; none without the reference
 
 
 def write(
     report: Report, folder: Path, provenance: Mapping[str, Any] | None = None
 ) -> Paths:
-    """Writes `report.json`, `report.txt` and `curves.png`.
+    """Writes `report.json`, `.txt`, `.csv` and `.html`, and pictures.
 
     Args:
         report: what to write.
@@ -76,10 +83,20 @@ def write(
         The paths.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = Paths(folder / "report.json", folder / "report.txt", folder / "curves.png")
-    content = json.dumps(as_json(report, provenance), indent=1, allow_nan=False)
+    paths = Paths(
+        json=folder / "report.json",
+        text=folder / "report.txt",
+        figure=folder / "curves.png",
+        page=folder / "report.html",
+        table=folder / "report.csv",
+        pictures=across_figure.write(report, folder),
+    )
+    tree = as_json(report, provenance)
+    content = json.dumps(tree, indent=1, allow_nan=False)
     paths.json.write_text(content + "\n", encoding="utf-8")
     paths.text.write_text(plain_text(report) + "\n", encoding="utf-8")
+    paths.page.write_text(page(tree), encoding="utf-8")
+    paths.table.write_text(spreadsheet.text(report), encoding="utf-8")
     draw(report).savefig(paths.figure, dpi=130)
     return paths
 
@@ -129,6 +146,7 @@ def as_json(report: Report, provenance: Mapping[str, Any] | None = None) -> dict
         "suite": {
             "name": suite.name,
             "version": suite.version,
+            "about": suite.about,
             "num_records": suite.num_records,
             "eval_batches": suite.eval_batches,
             "cells": [_cell(cell) for cell in suite.cells],
@@ -138,6 +156,8 @@ def as_json(report: Report, provenance: Mapping[str, Any] | None = None) -> dict
             "tuning_seeds": list(report.protocol.seeds),
             "evaluations": report.protocol.evaluations,
             "given_up_above_initial_loss_by": report.protocol.hopeless,
+            "rates": report.protocol.rates,
+            "random_settings": report.protocol.random,
         },
         "contenders": [_contender(contender) for contender in report.contenders],
         "reference": REFERENCE,
@@ -149,12 +169,13 @@ def as_json(report: Report, provenance: Mapping[str, Any] | None = None) -> dict
         "summary": summary(report).splitlines(),
         "provenance": {**_environment(), **(provenance or {})},
     }
-    return _strict(tree)
+    return strict(tree)
 
 
 def _cell(cell: Cell) -> dict:
     return {
         "name": cell.name,
+        "hash": cell.hash,
         "probes": cell.probes,
         "horizon": cell.horizon,
         "seeds": list(cell.seeds),
@@ -165,6 +186,7 @@ def _contender(contender: Contender) -> dict:
     return {
         "name": contender.name,
         "learned": contender.learned,
+        "variant_of": contender.variant_of or None,
         "candidates": list(contender.labels),
         "provenance": dict(contender.provenance),
     }
@@ -258,14 +280,14 @@ def _plain(thing: Any) -> Any:
     return thing
 
 
-def _strict(tree: Any) -> Any:
+def strict(tree: Any) -> Any:
     """Replaces arrays by lists and numbers that JSON lacks by strings or None."""
     if isinstance(tree, Mapping):
-        return {str(key): _strict(value) for key, value in tree.items()}
+        return {str(key): strict(value) for key, value in tree.items()}
     if isinstance(tree, np.ndarray | np.generic | jax.Array):
-        return _strict(np.asarray(tree).tolist())
+        return strict(np.asarray(tree).tolist())
     if isinstance(tree, list | tuple):
-        return [_strict(value) for value in tree]
+        return [strict(value) for value in tree]
     if isinstance(tree, float):
         if math.isnan(tree):
             return None

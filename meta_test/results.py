@@ -10,7 +10,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,19 +27,27 @@ PACKAGES = ("l2o", "tasks", "meta_test")
 AFTERWARDS = frozenset(
     {
         *("across", "across_figure", "aggregates", "compare", "evaluate", "figure"),
-        *("fractal", "inspection", "inspection_figure", "listing", "page", "pictures"),
-        *("reference", "report", "results", "statistics", "table", "trainability"),
-        *("trainability_figure", "tuning"),
+        *("fractal", "inspection", "inspection_figure", "listing", "page", "parts"),
+        *("pictures", "reference", "report", "results", "spreadsheet", "statistics"),
+        *("table", "trainability", "trainability_figure", "tuning", "tuning_report"),
     }
 )
-"""Modules of `meta_test` that are left out: they choose trainings, as the key says, or
-look at what came of them, but do not make them."""
+"""Modules and packages of `meta_test` that are left out: they choose trainings, as the
+key says, or look at what came of them, but do not make them."""
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 """What reading a damaged file raises."""
+
+
+_EVALUATED = ("initial", "evaluations")
+_SWEEP = (
+    *("train_loss", "steps", "seconds_per_step"),
+    *(f"{part}.{name}" for part in _EVALUATED for name in Evaluation._fields),
+)
+"""The arrays of a sweep in its file."""
 
 
 class Sweep(NamedTuple):
@@ -50,7 +58,7 @@ class Sweep(NamedTuple):
 
 
 class Results:
-    """A folder with a file per sweep.
+    """A folder with a file per sweep, or of other arrays that trainings left.
 
     A key is the sha256 of the cell, the contender, the seeds, the protocol, the code of
     this project, the versions of its libraries and the kind of device: what is found
@@ -80,7 +88,7 @@ class Results:
         contender: Any,
         settings: Mapping[str, Any],
     ) -> str | None:
-        """The key of a sweep; None if what it depends on cannot be written down."""
+        """The key of trainings; None if what they are cannot be written down."""
         content = {
             "cell": cell,
             "contender": contender,
@@ -96,40 +104,48 @@ class Results:
 
     def find(self, key: str | None) -> Sweep | None:
         """The sweep of a key, if it is here and whole."""
+        found = self.find_arrays(key, _SWEEP)
+        if found is None:
+            return None
+        initial, evaluations = (
+            Evaluation(*(found[f"{part}.{name}"] for name in Evaluation._fields))
+            for part in _EVALUATED
+        )
+        curve = Curve(initial, found["train_loss"], evaluations, found["steps"])
+        return Sweep(curve, float(found["seconds_per_step"]))
+
+    def find_arrays(
+        self, key: str | None, names: Iterable[str]
+    ) -> dict[str, Any] | None:
+        """The arrays of a key by these names, if they are here and whole."""
         path = self._folder / f"{key}.npz"
         if key is None or not self._read or not path.is_file():
             return None
         try:
             # Read at once: numpy leaves a file open that it cannot make sense of.
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-                evaluations = [
-                    Evaluation(*(file[f"{part}.{name}"] for name in Evaluation._fields))
-                    for part in ("initial", "evaluations")
-                ]
-                curve = Curve(
-                    initial=evaluations[0],
-                    train_loss=file["train_loss"],
-                    evaluations=evaluations[1],
-                    steps=file["steps"],
-                )
-                return Sweep(curve, float(file["seconds_per_step"]))
+                return {name: file[name] for name in names}
         except _DAMAGED as error:
             self._say(f"kept results must be whole, {path} is made again: {error}")
             return None
 
     def keep(self, key: str | None, sweep: Sweep) -> None:
         """Writes a sweep: all of it or nothing."""
-        if key is None:
-            return
         curve = sweep.curve
         arrays = {
             "train_loss": curve.train_loss,
             "steps": curve.steps,
             "seconds_per_step": np.float64(sweep.seconds_per_step),
         }
-        for part in ("initial", "evaluations"):
+        for part in _EVALUATED:
             for name, value in getattr(curve, part)._asdict().items():
                 arrays[f"{part}.{name}"] = value
+        self.keep_arrays(key, arrays)
+
+    def keep_arrays(self, key: str | None, arrays: Mapping[str, Any]) -> None:
+        """Writes arrays by name: all of them or nothing."""
+        if key is None:
+            return
         path = self._folder / f"{key}.npz"
         partial = path.with_name(f".{key}.{os.getpid()}.npz")
         try:
@@ -201,7 +217,7 @@ def source_sha256() -> str:
         root = Path(spec.origin).parent
         for path in sorted(root.rglob("*.py")):
             name = path.relative_to(root)
-            if package != "meta_test" or str(name.with_suffix("")) not in AFTERWARDS:
+            if package != "meta_test" or Path(name.parts[0]).stem not in AFTERWARDS:
                 digest.update(str(name).encode())
                 digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -31,7 +31,7 @@ def sweep(
     specs: Spec,
     make_optimizer: MakeOptimizer,
     candidates: Hyper,
-    seeds: Sequence[int],
+    seeds: Sequence[int] | np.ndarray,
     trials: np.ndarray,
     *,
     num_records: int,
@@ -57,7 +57,8 @@ def sweep(
         specs: the task of each seed, stacked on a leading axis.
         make_optimizer: gives the optax optimizer; static.
         candidates: stacked on a leading axis.
-        seeds: `[seeds]` integers.
+        seeds: `[seeds]` integers, or `[seeds, 4]`, as
+            `meta_test.inner_loop.derive_keys` takes one.
         trials: `[trials, 2]` integers, which candidate at which of the seeds.
         num_records: as `meta_test.inner_loop.run`, and all below but the last.
         record_every: the same.
@@ -79,7 +80,7 @@ def sweep(
     # Shards are runs of neighbours: so that trial i goes to device i modulo their
     # number, those of one device are put beside each other.
     order = np.arange(places).reshape(-1, len(devices)).T.ravel()
-    curves = _compiled()(
+    given = (
         family,
         specs,
         candidates,
@@ -88,12 +89,17 @@ def sweep(
         active[order],
         record_every,
         hopeless,
-        make_optimizer=make_optimizer,
-        num_records=num_records,
-        eval_batches=eval_batches,
-        evaluations=evaluations,
-        evaluated=evaluated,
     )
+    leaves, structure = jax.tree.flatten(given)
+    shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    settings = (
+        ("make_optimizer", make_optimizer),
+        ("num_records", num_records),
+        ("eval_batches", eval_batches),
+        ("evaluations", evaluations),
+        ("evaluated", evaluated),
+    )
+    curves = _program(settings, structure, shapes)(*given)
     back = np.argsort(order)[:count]
     return jax.tree.map(lambda x: x[back], jax.device_get(curves))
 
@@ -125,18 +131,20 @@ def run_grid(
     return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), curves)
 
 
-@functools.cache
-def _compiled() -> Callable[..., Curve]:
-    # Not before there is something to compile: to ask for the backend starts it.
+PROGRAMS = 64
+"""So many compiled programs are kept: a suite may have more cells and contenders than
+there is memory for theirs."""
+
+
+# Its keys are shapes and settings, no arrays.
+@functools.lru_cache(maxsize=PROGRAMS)  # noqa: TID251
+def _program(
+    settings: tuple[tuple[str, Any], ...], structure: Any, shapes: tuple[Any, ...]
+) -> Callable[..., Curve]:
+    """A program of its own for every shape, so that it can be forgotten alone."""
+    del structure, shapes
     return jax.jit(
-        _sweep,
-        static_argnames=(
-            "make_optimizer",
-            "num_records",
-            "eval_batches",
-            "evaluations",
-            "evaluated",
-        ),
+        functools.partial(_sweep, **dict(settings)),
         compiler_options=compiler_options(),
     )
 

@@ -1,7 +1,7 @@
 """A report in words and aligned columns."""
 
 from collections.abc import Sequence
-from typing import get_args
+from typing import TextIO, get_args
 
 import numpy as np
 
@@ -33,13 +33,13 @@ COLUMNS = (
 
 NOTES = f"""\
 Median [interquartile range] over the seeds. Diverged trainings are counted, never
-dropped: loss inf, accuracy 0. * learned, nothing tuned. Hand-designed: learning rates
-were chosen at other seeds than these, by median final loss: on training data for the
-columns of training, on validation data for those of test, which no choice has seen.
-(edge): the best was the first or last of them. Steps: to where the best {REFERENCE}'s
-median train curve ends; >N: not within N steps. us/step: microseconds of a step of
-training, evaluations included."""
-
+dropped: loss inf, accuracy 0. * learned, nothing tuned; x rate: with its updates
+multiplied by a factor that was chosen as learning rates are. Hand-designed: learning
+rates, or random settings, were chosen at other seeds than these, by median final loss:
+on training data for the columns of training, on validation data for those of test,
+which no choice has seen. (edge): the best was the first or last of them. Steps: to
+where the best {REFERENCE}'s median train curve ends; >N: not within N steps. us/step:
+microseconds of a step of training, evaluations included."""
 
 ACROSS = (
     "optimizer",
@@ -66,13 +66,13 @@ def plain_text(report: Report) -> str:
     """The whole report as aligned text: a table per cell, notes, and the summary."""
     blocks = []
     for cell in report.suite.cells:
-        blocks += [cell_title(cell), _aligned([COLUMNS, *cell_rows(report, cell)]), ""]
+        blocks += [cell_title(cell), aligned([COLUMNS, *cell_rows(report, cell)]), ""]
     return "\n".join([*blocks, NOTES, "", overall(report), "", summary(report)])
 
 
 def overall(report: Report) -> str:
     """A line a contender over all cells, and what the columns mean."""
-    return f"{_aligned([ACROSS, *map(_across_line, across(report))])}\n{ACROSS_NOTES}"
+    return f"{aligned([ACROSS, *map(_across_line, across(report))])}\n{ACROSS_NOTES}"
 
 
 def _across_line(one: Across) -> tuple[str, ...]:
@@ -115,7 +115,7 @@ def cell_title(cell: Cell) -> str:
 def cell_rows(report: Report, cell: Cell) -> list[tuple[str, ...]]:
     """One line a contender, the lowest train loss first."""
     rows = [r for r in report.rows if r.cell == cell.name]
-    learned = {c.name for c in report.contenders if c.learned}
+    learned = {c.name for c in report.contenders if c.learned and not c.variant_of}
     rows.sort(key=lambda r: (r.train_loss.median, int(r.fitted.diverged.sum())))
     return [_line(report, row, row.contender in learned) for row in rows]
 
@@ -157,7 +157,24 @@ def _steps(steps: StepsToReach | None) -> str:
     return median if q25 == q75 else f"{median} [{q25}, {q75}]"
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
+def print_table(lines: Sequence[Sequence[str]], stream: TextIO) -> None:
+    """Prints lines of cells, the first a header, drawn where a person looks on."""
+    if not stream.isatty():
+        print(aligned(lines), file=stream)
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*lines[0])
+    for line in lines[1:]:
+        # As text: [inf, inf] is no markup.
+        table.add_row(*map(Text, line))
+    Console(file=stream).print(table)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells as text in columns, the first of them a header."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * width for width in widths]
     padded = (
@@ -175,7 +192,7 @@ def summary(report: Report) -> str:
     is won or lost with at least four fifths of its seeds, paired; anything closer is
     even.
     """
-    learned = [c for c in report.contenders if c.learned]
+    learned = [c for c in report.contenders if c.learned and not c.variant_of]
     present = any(c.name == REFERENCE for c in report.contenders)
     if not learned:
         return "No learned optimizer takes part."
@@ -215,7 +232,7 @@ def _compare(report: Report, contender: Contender) -> str:
             f"{contender.name} against the best {REFERENCE} on {total} cells: {tally}.",
             f"Its median train loss is below that of every hand-designed optimizer on "
             f"{lowest} of {total}; it diverged in {failures} of {trainings} trainings.",
-            _aligned([("cell", "train", "test"), *lines]),
+            aligned([("cell", "train", "test"), *lines]),
             "(median against median, share of paired seeds won; a verdict takes four "
             f"fifths of the seeds;\n{REFERENCE} has its best rate for each column)",
         ]

@@ -27,8 +27,10 @@ from meta_test.inner_loop import (
     training_step,
 )
 from meta_test.optimizers import (
+    MULTIPLIER,
     ONE_MINUS,
     Contender,
+    Multiplied,
     Range,
     Tuned,
     find_baseline,
@@ -44,9 +46,6 @@ LAST = 20
 
 INIT_SCALE = "init_scale"
 """The axis that multiplies the initial parameters."""
-
-MULTIPLIER = "multiplier"
-"""The axis that multiplies the updates of an optimizer without a learning rate."""
 
 _AROUND_ONE = Range(0.01, 100.0)
 
@@ -207,24 +206,6 @@ def of_baseline(name: str) -> Subject:
         ranges={"learning_rate": row.rates, INIT_SCALE: _AROUND_ONE, **spread},
         whole=whole,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Multiplied:
-    """An optimizer whose updates are multiplied.
-
-    Attributes:
-        make: gives it.
-    """
-
-    make: MakeOptimizer
-
-    def __call__(
-        self, hyper: Mapping[str, Any], num_steps: jax.Array
-    ) -> optax.GradientTransformation:
-        """The optimizer for one candidate and multiplier."""
-        inner = self.make(hyper["candidate"], num_steps)
-        return optax.chain(inner, optax.scale(hyper[MULTIPLIER]))
 
 
 def of_learned(contender: Contender) -> Subject:

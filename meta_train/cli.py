@@ -74,12 +74,61 @@ class Eval(Common):
     rates: int = 0
     """So many learning rates of each baseline, spread over its range. Default: its
     grid of half decades."""
+    random: int = 0
+    """In the place of rates, so many random settings of each baseline: the learning
+    rate and all that l2o list optimizers gives a range, but for whole numbers."""
     tuning_seeds: int = 3
     """At how many seeds each of them is tried, which are not those of the suite."""
+    multipliers: int = 0
+    """So many factors of the updates of each learned optimizer are tried, in a
+    contender of its own beside the untuned one."""
     fresh: bool = False
     """Make all trainings anew; else those that are known from before are not."""
     out: Annotated[str, arg(metavar="DIR")] = ""
-    """Where to leave report.json, report.txt and curves.png. Default: reports/SUITE."""
+    """Where to leave report.json, report.txt, report.html and pictures. Default:
+    reports/SUITE."""
+
+
+@dataclass(frozen=True)
+class Tune(Common):
+    """Search for the best settings of a baseline on every cell, with Optuna."""
+
+    optimizer: Annotated[Positional[str], arg(metavar="OPTIMIZER")]
+    """A baseline, or NAME+SCHEDULE; see l2o list optimizers."""
+    suite: str = "digits"
+    """Whose cells to tune on, each for itself; see l2o list suites."""
+    cells: Annotated[UseAppendAction[list[str]], arg(metavar="TEXT")] = field(
+        default_factory=list
+    )
+    """Only cells of the suite whose name contains this; repeatable."""
+    sampler: Literal["grid", "random", "tpe", "gp", "cmaes"] = "tpe"
+    """What chooses settings. gp: a Gaussian process with the acquisition function log
+    expected improvement (logEI); it needs torch, the extra tune-gp."""
+    pruner: Literal["none", "halving", "hyperband"] = "none"
+    """What cuts trainings short. hyperband with tpe or gp stands in for BOHB."""
+    trials: int = 50
+    """Of each cell, in all: those that the directory has from before count."""
+    tuning_seeds: int = 3
+    """At how many seeds each trial trains, which are not those of the suite."""
+    seed: int = 0
+    """Of the sampler."""
+    out: Annotated[str, arg(metavar="DIR")] = ""
+    """Where studies are kept, and tuning.json is left. Default:
+    tuning/SUITE-OPTIMIZER."""
+
+
+@dataclass(frozen=True)
+class Compare(Common):
+    """Compare two reports of eval, paired by cell and seed."""
+
+    a: Annotated[Positional[str], arg(metavar="A.json")]
+    """The report.json that is compared with."""
+    b: Annotated[Positional[str], arg(metavar="B.json")]
+    """The report.json that is judged."""
+    optimizer: Annotated[str, arg(metavar="NAME")] = ""
+    """Only this optimizer of A. Default: every one that both have."""
+    against: Annotated[str, arg(metavar="NAME")] = ""
+    """This one of B beside it. Default: the one of the same name."""
 
 
 @dataclass(frozen=True)
@@ -232,6 +281,8 @@ class Prepare(Common):
 Command = (
     Annotated[Train, subcommand("train")]
     | Annotated[Eval, subcommand("eval")]
+    | Annotated[Tune, subcommand("tune")]
+    | Annotated[Compare, subcommand("compare")]
     | Annotated[Inspect, subcommand("inspect")]
     | Annotated[Map, subcommand("map")]
     | Annotated[Plot, subcommand("plot")]
@@ -338,9 +389,41 @@ def _eval(command: Eval) -> int:
         baseline_names=command.baselines,
         gradients=command.gradient,
         rates=command.rates,
+        random=command.random,
         tuning_seeds=command.tuning_seeds,
+        multipliers=command.multipliers,
         fresh=command.fresh,
         out=Path(command.out or Path("reports") / "-".join(dict.fromkeys(parts))),
+        as_json=command.json,
+    )
+
+
+def _tune(command: Tune) -> int:
+    from meta_train.commands import tune
+
+    default = Path("tuning") / f"{command.suite}-{command.optimizer}"
+    return tune(
+        optimizer=command.optimizer,
+        suite_name=command.suite,
+        cells=command.cells,
+        sampler=command.sampler,
+        pruner=command.pruner,
+        trials=command.trials,
+        tuning_seeds=command.tuning_seeds,
+        seed=command.seed,
+        out=Path(command.out or default),
+        as_json=command.json,
+    )
+
+
+def _compare(command: Compare) -> int:
+    from meta_train.commands import compare
+
+    return compare(
+        a=Path(command.a),
+        b=Path(command.b),
+        optimizer=command.optimizer,
+        against=command.against,
         as_json=command.json,
     )
 
@@ -496,6 +579,8 @@ def _prepare(command: Prepare) -> int:
 _RUN: dict[type, Any] = {
     Train: _train,
     Eval: _eval,
+    Tune: _tune,
+    Compare: _compare,
     Inspect: _inspect,
     Map: _map,
     Plot: _plot,

@@ -23,6 +23,8 @@ from l2o.learned import ARCHITECTURES
 from l2o.learned.facts import facts
 from l2o.storage import read_manifest
 from meta_test import (
+    across_figure,
+    compare as comparisons,
     inspection,
     inspection_figure,
     pictures,
@@ -30,6 +32,8 @@ from meta_test import (
     report as reports,
     trainability,
     trainability_figure,
+    tuning,
+    tuning_report,
 )
 from meta_test.evaluate import (
     PROTOCOL,
@@ -51,6 +55,7 @@ from meta_test.optimizers import (
     Contender,
     baseline,
     baselines,
+    find_baseline,
     learned,
 )
 from meta_test.results import Results, default_folder
@@ -154,6 +159,7 @@ def train(
     _say(f"metrics:   {directory.metrics}")
     if report is not None:
         _say(f"report:    {directory.report / 'report.json'}")
+        _say(f"page:      {directory.report / 'report.html'}")
         _say(f"curves:    {directory.report / 'curves.png'}")
     _say(f"done in {time.monotonic() - began:.0f} s")
     _print_json(as_json, _summary(directory, finished=result.finished, result=result))
@@ -168,7 +174,9 @@ def evaluate(
     baseline_names: Sequence[str],
     gradients: Sequence[str],
     rates: int,
+    random: int,
     tuning_seeds: int,
+    multipliers: int,
     fresh: bool,
     out: Path,
     as_json: bool,
@@ -176,7 +184,9 @@ def evaluate(
     """`l2o eval`: judge learned optimizers beside baselines."""
     use_all_cores()
     chosen = suite_named(suite_name)
-    protocol = Protocol(tuning_seeds=tuning_seeds, rates=rates)
+    protocol = Protocol(
+        tuning_seeds=tuning_seeds, multipliers=multipliers, rates=rates, random=random
+    )
     if cells:
         chosen = chosen.restricted_to(*cells)
     if baseline_names:
@@ -201,7 +211,76 @@ def evaluate(
     if not as_json:
         reports.print_report(report, sys.stdout)
     _say(f"report:    {out / 'report.json'}")
+    _say(f"page:      {out / 'report.html'}")
     _say(f"curves:    {out / 'curves.png'}")
+    return 0
+
+
+def tune(
+    *,
+    optimizer: str,
+    suite_name: str,
+    cells: Sequence[str],
+    sampler: str,
+    pruner: str,
+    trials: int,
+    tuning_seeds: int,
+    seed: int,
+    out: Path,
+    as_json: bool,
+) -> int:
+    """`l2o tune`: search for the best settings of a baseline on every cell."""
+    use_all_cores()
+    chosen = suite_named(suite_name)
+    if cells:
+        chosen = chosen.restricted_to(*cells)
+    find_baseline(optimizer)  # A name that is wrong is said now.
+    search = tuning.Search(sampler, pruner, trials, seed)
+    protocol = Protocol(tuning_seeds=tuning_seeds)
+    done = 0
+    with StopSignal(_say) as stop, RunDirectory(out).locked():
+        try:
+            with progress("tuning") as bar:
+
+                def on_trial(trying: tuning.Trying) -> None:
+                    nonlocal done
+                    done = trying.done
+                    stop.check()
+                    facts = {"cell": trying.cell.name, "best": f"{trying.best:.4g}"}
+                    bar.update(trying.done, trying.total, facts)
+
+                outcome = tuning.tune(
+                    optimizer,
+                    chosen,
+                    search,
+                    out,
+                    protocol=protocol,
+                    results=Results(default_folder(), bar.line),
+                    on_trial=on_trial,
+                )
+        except Interrupted as signal:
+            _say(
+                f"stopped by {signal} after {done} trials, all of them are kept in "
+                f"{out}; to go on: the same command again"
+            )
+            _print_json(as_json, {"finished": False, "stopped_by": str(signal)})
+            return 0
+        path = tuning_report.write(outcome, out)
+    _print_json(as_json, tuning_report.as_json(outcome))
+    if not as_json:
+        tuning_report.print_outcome(outcome, sys.stdout)
+    _say(f"report:    {path}")
+    return 0
+
+
+def compare(*, a: Path, b: Path, optimizer: str, against: str, as_json: bool) -> int:
+    """`l2o compare`: two reports of `l2o eval`, paired by cell and seed."""
+    pairs = comparisons.compare_reports(
+        _read_report(a), _read_report(b), optimizer=optimizer, against=against
+    )
+    _print_json(as_json, comparisons.as_json(pairs))
+    if not as_json:
+        comparisons.print_pairs(pairs, sys.stdout)
     return 0
 
 
@@ -484,6 +563,17 @@ def prepare(*, name: str, data_dir: str, as_json: bool) -> int:
     return 0
 
 
+def _read_report(path: Path) -> dict[str, Any]:
+    """The tree of a report of `l2o eval`."""
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} must be a report in JSON: {error}") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} must be a report, got a {type(tree).__name__}")
+    return tree
+
+
 def _seconds(text: str) -> float:
     """A length of time like 90s, 30m, 2h or 1.5h."""
     units = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -581,14 +671,21 @@ def _judge(
                 bar.update(cells.done, cells.total, where)
 
             report = judge(
-                [*contenders, *protocol.baselines(chosen.baselines)],
+                [
+                    *protocol.with_variants(contenders),
+                    *protocol.baselines(chosen.baselines),
+                ],
                 chosen,
                 protocol=protocol,
                 results=Results(default_folder(), bar.line, read=not fresh),
                 on_progress=on_progress,
             )
         paths = reports.write(report, partial)
-        for path in (paths.figure, paths.text, paths.json):
+        # A report without the reference has no pictures that an older one may have.
+        for name in across_figure.PICTURES:
+            (out / name).unlink(missing_ok=True)
+        last = (paths.figure, paths.text, paths.table, paths.page, paths.json)
+        for path in (*paths.pictures, *last):
             path.replace(out / path.name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

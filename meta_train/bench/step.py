@@ -1,7 +1,6 @@
 """Cost of one optimizer step, beside AdamW in the same process."""
 
 import functools
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import optax
 from l2o.config import require_positive_int
 from l2o.learned import LearnedOptimizer, VeLO
 from l2o.learned.celo2 import NEWTON_SCHULZ_STEPS
+from meta_test.optimizer_step import CompiledStep
 from meta_test.optimizers import BASELINES, baseline
 from meta_train.bench import optimizers
 from meta_train.bench.optimizers import named
@@ -26,23 +26,18 @@ OPTIMIZERS: dict[str, LearnedOptimizer] = {
 
 
 def step(optimizer: str, width: int, layers: int) -> dict[str, Any]:
-    r"""Cost of one update of `layers` dense `width x width` matrices and their biases.
+    """Cost of one update of `layers` dense `width x width` matrices and their biases.
 
-    A step is jitted, with parameters and state donated, and includes their addition:
-    what a training pays beside the gradient. Its gradients are random numbers. AdamW
-    takes turns with it. A baseline has the middle of its grid as its learning rate and
-    the schedule of its row.
+    The step is that of `meta_test.optimizer_step.CompiledStep`. AdamW takes turns with
+    it. A baseline has the middle of its grid as its learning rate and the schedule of
+    its row.
 
-    An optimizer that evaluates the loss is given one that costs next to nothing, a
-    separable quadratic whose gradient where the step begins is the random numbers g,
-
-    $$ L(q) = 1 + \sum_i g_i (q_i - p_i) + \tfrac12 (q_i - p_i)^2. $$
-
-    A value is a pass over three arrays, a gradient a sum, and a product of its Hessian,
-    the identity, with a vector is free: AdaHessian pays for its random probes alone,
-    and the line search of L-BFGS accepts its first step after one value and gradient.
-    What a training pays for its own loss comes on top. Sophia looks at the Hessian in
-    one step of ten, which a median leaves out.
+    Of the quadratic that stands there for a loss, a value is a pass over three arrays,
+    a gradient a sum, and a product of its Hessian, the identity, with a vector is free:
+    AdaHessian pays for its random probes alone, and the line search of L-BFGS accepts
+    its first step after one value and gradient. What a training pays for its own loss
+    comes on top. Sophia looks at the Hessian in one step of ten, which a median leaves
+    out.
 
     Args:
         optimizer: a name of `OPTIMIZERS` or a baseline of `meta_test.optimizers`,
@@ -67,11 +62,11 @@ def step(optimizer: str, width: int, layers: int) -> dict[str, Any]:
     require_positive_int("width", width)
     require_positive_int("layers", layers)
     orthogonalize = optimizer == "celo2"
-    own = _Step(make(), width, layers)
-    adamw = _Step(optax.with_extra_args_support(optax.adamw(1e-3)), width, layers)
+    own = CompiledStep(make(), width, layers)
+    adamw = CompiledStep(optax.with_extra_args_support(optax.adamw(1e-3)), width, layers)
     calls: list[Callable[[], None]] = [own, adamw]
     if orthogonalize:
-        base = _Step(_bound(OPTIMIZERS["celo2-base"]), width, layers)
+        base = CompiledStep(_bound(OPTIMIZERS["celo2-base"]), width, layers)
         calls += [base, _newton_schulz_products(width, layers)]
     # The first calls are slower: memory is new to the process.
     slow = optimizer in ("celo2", "muon") or own.state_floats > 8 * own.parameters
@@ -111,65 +106,6 @@ def _baseline(name: str) -> optax.GradientTransformationExtraArgs:
     contender = baseline(name)
     middle = contender.candidates[len(contender.labels) // 2]
     return optax.with_extra_args_support(contender.make(middle, jnp.int32(10_000)))
-
-
-class _Step:
-    """A compiled step, which each call makes once more."""
-
-    def __init__(
-        self, tx: optax.GradientTransformationExtraArgs, width: int, layers: int
-    ) -> None:
-        def make(seed: int, scale: float) -> Any:
-            keys = jax.random.split(jax.random.key(seed), 2 * layers)
-            return [
-                {
-                    "w": scale * jax.random.normal(keys[2 * i], (width, width)),
-                    "b": scale * jax.random.normal(keys[2 * i + 1], (width,)),
-                }
-                for i in range(layers)
-            ]
-
-        def move(params: Any, state: Any, grads: Any, value: jax.Array) -> Any:
-            def loss(at: Any) -> jax.Array:
-                moved = jax.tree.map(jnp.subtract, at, params)
-                linear, square = (optax.tree.vdot(x, moved) for x in (grads, moved))
-                return value + linear + 0.5 * square
-
-            updates, state = tx.update(
-                grads,
-                state,
-                params,
-                value=value,
-                grad=grads,
-                value_fn=loss,
-                obj_fn=loss,
-            )
-            return optax.apply_updates(params, updates), state
-
-        self._given = make(1, 1e-2), jnp.float32(1.0)
-        params = make(0, width**-0.5)
-        # Copied, for a state that holds the parameters is donated beside them.
-        state = jax.jit(lambda params: jax.tree.map(jnp.copy, tx.init(params)))(params)
-        began = time.perf_counter()
-        lowered = jax.jit(move, donate_argnums=(0, 1)).lower(
-            params, state, *self._given
-        )
-        self._compiled = lowered.compile()
-        self.compile_seconds = time.perf_counter() - began
-        self._moving = params, state
-        self.parameters = sum(x.size for x in jax.tree.leaves(params))
-        self.state_floats = sum(x.size for x in jax.tree.leaves(state))
-        memory = self._compiled.memory_analysis()
-        if memory is None:
-            raise RuntimeError(
-                "XLA must tell how much memory a program takes, "
-                f"it does not on {jax.default_backend()}"
-            )
-        self.temporary_floats = memory.temp_size_in_bytes / 4
-
-    def __call__(self) -> None:
-        self._moving = self._compiled(*self._moving, *self._given)
-        jax.block_until_ready(self._moving)
 
 
 def _newton_schulz_products(width: int, layers: int) -> Callable[[], None]:

@@ -261,7 +261,10 @@ def test_there_is_no_reverse_pass():
 
 @pytest.mark.slow
 def test_activation_memory_does_not_grow_with_depth():
-    """Beside buffers of the parameters' size; backpropagation keeps every layer's."""
+    """Beside buffers of the parameters' size; backpropagation keeps every layer's.
+
+    XLA's own plateau, which it does not fill at four layers, is ten to twenty of them.
+    """
     examples, width = 2048, 8
     activations = 4 * examples * width
 
@@ -277,14 +280,15 @@ def test_activation_memory_does_not_grow_with_depth():
         size = sum(4 * p.size for p in jax.tree.leaves(params))
         return (memory.temp_size_in_bytes - 3 * size) / activations
 
-    depths = (8, 64)
+    depths = (4, 8, 64)
     kept = [peak(backprop, depth) for depth in depths]
-    assert kept[1] - kept[0] > 50
+    assert kept[2] - kept[1] > 50
     for tangents in (1, 16):
         make = functools.partial(forward_gradient, tangents=tangents, together=1)
-        few, many = (peak(make, depth) for depth in depths)
-        assert many - few < 0.1 * (kept[1] - kept[0])
-        assert many < kept[1] / 3
+        four, eight, most = (peak(make, depth) for depth in depths)
+        assert most - eight < 0.1 * (kept[2] - kept[1])
+        assert most - four < 0.17 * (kept[2] - kept[0])
+        assert most < kept[2] / 3
 
 
 def test_direct_feedback_alignment_by_hand():

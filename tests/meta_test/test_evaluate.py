@@ -188,6 +188,7 @@ def test_unknown_baseline():
     [
         ({"tuning_seeds": 0}, "tuning_seeds must be an integer of at least 1, got 0"),
         ({"rates": -1}, "rates must be 0 or more, got -1"),
+        ({"multipliers": 1}, "multipliers must be 0, or several, got 1"),
     ],
 )
 def test_wrong_protocols(field, message):
@@ -200,3 +201,23 @@ def test_a_number_of_learning_rates():
     assert len(sgd_.labels) == len(free.labels) == 14
     assert (sgd_.labels[0], sgd_.labels[-1]) == ("0.001", "1000")
     assert Protocol().baselines(["sgd"])[0].labels == baseline("sgd").labels
+
+
+def test_a_learned_optimizer_with_a_tuned_multiplier_stands_beside_itself():
+    protocol = Protocol(multipliers=7)
+    contenders = protocol.with_variants([sgd("mine", 0.1, learned=True)])
+    mine, tuned = contenders
+    assert mine.variant_of == ""
+    assert (tuned.name, tuned.variant_of) == ("mine x rate", "mine")
+    assert tuned.labels == ("0.032", "0.1", "0.32", "1", "3.2", "10", "32")
+    # On curvature 2 the rate 1/2 lands on the minimum in one step; 32 times 0.1 diverges.
+    report = evaluate(contenders, line_suite(curvature=2.0), protocol=protocol)
+    alone, scaled = report.rows
+    assert alone.tuning is None
+    assert scaled.tuning is not None
+    assert scaled.fitted.label == "3.2"
+    plain = scaled.tuning.train_losses[3]
+    assert 0.1 < plain / alone.train_loss.median < 10
+    assert scaled.train_loss.median < 1e-4 * alone.train_loss.median
+    assert scaled.tuning.diverged[-1] == 3
+    assert Protocol().with_variants([mine]) == (mine,)

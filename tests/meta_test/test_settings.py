@@ -6,12 +6,18 @@ import numpy as np
 import optax
 import pytest
 
+from meta_test.evaluate import Protocol, evaluate
 from meta_test.optimizers import (
     BASELINES,
+    Range,
     Tuned,
     find_baseline,
+    random_baseline,
+    settings_label,
     with_settings,
 )
+from meta_test.report import as_json
+from tests.meta_test.problems import line_suite
 
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -81,3 +87,60 @@ def test_a_name_chooses_the_schedule():
     assert find_baseline("adam").schedule == "cosine"
     assert find_baseline("adam+warmup").schedule == "warmup"
     assert find_baseline("lbfgs").schedule is None
+
+
+def test_a_range_has_its_ends_and_what_lies_between():
+    shares = [0.0, 0.5, 1.0]
+    np.testing.assert_allclose(Range(0.01, 100.0).at(shares), [0.01, 1.0, 100.0])
+    np.testing.assert_allclose(Range(0.5, 1.0, log=False).at(shares), [0.5, 0.75, 1.0])
+    np.testing.assert_array_equal(Range(3, 30).at(shares), [3, 9, 30])
+    for row in BASELINES.values():
+        for where in row.settings.values():
+            ends = where.at([0.0, 1.0])
+            np.testing.assert_allclose(ends, [where.low, where.high])
+            assert where.low <= ends.min() <= ends.max() <= where.high
+
+
+def test_a_label_tells_settings_by_the_names_of_optax():
+    settings = {"learning_rate": 0.012345, "one_minus_b2": 0.000123, "gamma": 0.5}
+    assert settings_label(settings) == "0.0123 b2=0.99988 gamma=0.5"
+
+
+@pytest.mark.parametrize("name", [*BASELINES, "adam+constant"])
+def test_random_settings_are_in_their_ranges_and_as_labelled(name):
+    contender = random_baseline(name, 20)
+    row, candidates = find_baseline(name), contender.candidates
+    whole = {key for key, where in row.space.items() if where.is_whole}
+    assert set(candidates) == set(row.settings) - whole
+    for key, values in candidates.items():
+        where = row.settings[key]
+        assert values.shape == (20,)
+        # Rounded to two digits.
+        assert (values >= 0.94 * where.low).all()
+        assert (values <= 1.06 * where.high).all()
+        middle = float(where.at(0.5))
+        assert 4 <= (values < middle).sum() <= 16
+    assert not contender.ordered
+    labels = [
+        settings_label({key: float(values[i]) for key, values in candidates.items()})
+        for i in range(20)
+    ]
+    assert contender.labels == tuple(labels)
+    assert random_baseline(name, 3).labels == contender.labels[:3]
+
+
+def test_random_settings_take_the_place_of_a_grid():
+    protocol = Protocol(random=2)
+    (contender,) = protocol.baselines(["nesterov"])
+    report = evaluate([contender], line_suite(), protocol=protocol)
+    (row,) = report.rows
+    # One of two is first or last; but they have no order.
+    assert row.fitted.label in contender.labels
+    assert not row.fitted.at_edge
+    tree = as_json(report)
+    assert tree["protocol"]["random_settings"] == 2
+    assert tree["contenders"][0]["candidates"] == list(contender.labels)
+    with pytest.raises(ValueError, match=r"rates or random settings, got both, 3 and"):
+        Protocol(rates=3, random=2)
+    with pytest.raises(ValueError, match="random must be 0 or more, got -1"):
+        Protocol(random=-1)

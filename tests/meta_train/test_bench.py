@@ -3,10 +3,11 @@
 import pytest
 
 from l2o.learned import ARCHITECTURES, LearnableSGD
-from meta_train.bench import meta_training
+from meta_test.optimizer_step import CompiledStep
+from meta_train.bench import evaluation, meta_training, sources
 from meta_train.bench.breakdown import breakdown, parts
 from meta_train.bench.meta_training import OuterStep
-from meta_train.bench.step import OPTIMIZERS, _baseline, _Step, step
+from meta_train.bench.step import OPTIMIZERS, _baseline, step
 from tasks import ImageMLP, load
 
 
@@ -50,10 +51,10 @@ def test_cost_of_a_baseline(name, state):
 
 def test_the_loss_of_a_step_is_least_one_step_ahead():
     """The line search takes that step at once: its cost is the optimizer's own."""
-    made = _Step(_baseline("lbfgs"), 4, 1)
+    made = CompiledStep(_baseline("lbfgs"), 4, 1)
     for _ in range(2):
         made()
-        search = made._moving[1][2]
+        search = made.state[2]
         assert (int(search.info.num_linesearch_steps), search.learning_rate) == (1, 1.0)
 
 
@@ -133,3 +134,43 @@ def test_a_breakdown_is_of_per_parameter_mlps():
     message = "^optimizer must be one of small_fc, velo, celo, .*, got 'lstm'$"
     with pytest.raises(ValueError, match=message):
         breakdown("lstm", 8)
+
+
+def test_cost_of_sources():
+    said = []
+    result = sources.sources(
+        said.append,
+        networks=["mlp", "transformer"],
+        depths=[1],
+        names=["feedback_alignment", "forward_gradient"],
+    )
+    assert said == ["mlp of depth 1", "transformer of depth 1"]
+    rows = {(row["network"], row["source"]): row for row in result["rows"]}
+    assert len(rows) == 6
+    reference = rows["mlp", "backprop"]
+    # 64 pixels, 64 hidden units, 10 classes; the gradient is among what is returned.
+    assert reference["parameters"] == 64 * 64 + 64 + 64 * 10 + 10
+    assert reference["memory_bytes"] > 4 * reference["parameters"]
+    assert reference["times_backprop"] == reference["memory_times_backprop"] == 1.0
+    assert reference["degrees_from_backprop"] < 0.1
+    forward = rows["mlp", "forward_gradient"]
+    quotient = forward["seconds"] / reference["seconds"]
+    assert forward["times_backprop"] == pytest.approx(quotient)
+    assert forward["degrees_from_backprop"] > 60
+    refused = rows["transformer", "feedback_alignment"]
+    assert "must be Dense, Conv or linear like them" in refused["unsupported"]
+    shown = sources.text(result)
+    assert "transformer of depth 1, 17,600 parameters:" in shown
+    assert "not feedback_alignment: layers with parameters" in shown
+
+
+def test_a_sweep_beside_the_trainings_one_by_one(monkeypatch):
+    monkeypatch.setattr(evaluation, "REPEATS", 1)
+    monkeypatch.setattr(evaluation, "RATES", 3)
+    result = evaluation.evaluation(lambda text: None, horizon=100)
+    assert (result["trainings"], result["horizon"]) == (15, 100)
+    quotient = result["sweep_seconds"] / result["one_by_one_seconds"]
+    assert result["times_one_by_one"] == pytest.approx(quotient)
+    rate = 15 * 100 / result["sweep_run_seconds"]
+    assert result["inner_steps_per_second"] == pytest.approx(rate)
+    assert result["largest_difference"] < 1e-4

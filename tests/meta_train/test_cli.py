@@ -1,6 +1,7 @@
 """The command line: exit statuses, one line an error, one JSON object on stdout."""
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import pytest
 import l2o
 from l2o.learned.facts import table
 from l2o.storage import read_manifest
+from meta_test import tuning
 from meta_test.suites import SUITES
 from meta_train import commands
 from meta_train.bench import meta_training, step
@@ -48,7 +50,7 @@ def error_of(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Expected one of {train, eval, inspect, map, plot, list, "),
+        ([], "Expected one of {train, eval, tune, compare, inspect, map, plot, "),
         (["frobnicate"], "Unrecognized options: frobnicate"),
         (["train", "--outt", "x"], "Unrecognized options: --outt"),
         (["train", "a", "b"], "Unrecognized options: b"),
@@ -56,6 +58,10 @@ def error_of(capsys, *arguments):
         (["eval"], "eval needs at least one OPTIMIZER"),
         (["eval", "--json"], "eval needs at least one OPTIMIZER"),
         (["eval", "x", "--suite"], "Missing value for argument '--suite'"),
+        (["tune"], "Missing from l2o tune"),
+        (["tune", "adam", "--sampler", "tp"], "invalid choice 'tp'"),
+        (["tune", "adam", "--pruner", "median"], "invalid choice 'median'"),
+        (["compare", "a.json"], "Missing from l2o compare"),
         (["list", "nothing"], "invalid choice 'nothing'"),
         (["bench"], "Missing from l2o bench"),
         (["bench", "meta-training", "--pairs", "x"], "Error parsing --pairs"),
@@ -252,10 +258,15 @@ def test_training_evaluation_and_a_signal_between(
     ]
     assert sorted(path.name for path in (directory / "report").iterdir()) == [
         "curves.png",
+        "profile.png",
+        "report.csv",
+        "report.html",
         "report.json",
         "report.txt",
+        "speedup.png",
     ]
     assert "report:    runs/tiny/report/report.json" in captured.err
+    assert "page:      runs/tiny/report/report.html" in captured.err
     assert runs.bits(directory) == runs.bits(reference)
 
     assert main(["train", str(config), "--set", "suite=tiny", "--resume"]) == 0
@@ -355,6 +366,10 @@ def test_what_cannot_be_evaluated(capsys, reference, elsewhere, tiny_suite):
             [optimizer, "--suite=tiny", "--baselines", "lbfgs+cosine"],
             "the schedule of lbfgs must be none, got 'cosine'",
         ),
+        (
+            [optimizer, "--suite=tiny", "--rates=3", "--random=3"],
+            "baselines must have spread rates or random settings, got both, 3 and 3",
+        ),
         ([optimizer, "--suite=tiny", "--out=file"], "file must be a directory or a"),
         (
             [optimizer, optimizer, "--suite=tiny", "--out=out"],
@@ -371,6 +386,108 @@ def test_what_cannot_be_evaluated(capsys, reference, elsewhere, tiny_suite):
     assert "must have sha256" in error
     left = {path.name for path in elsewhere.iterdir()}
     assert left == {"file", "optimizer"}
+
+
+def test_a_baseline_is_tuned(capsys, elsewhere, tiny_suite, monkeypatch):
+    command = ["tune", "sgd", "--suite=tiny", "--sampler=random", "--seed=1"]
+    assert main([*command, "--trials=2", "--json"]) == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    (cell,) = found["cells"]
+    assert sum(cell["trials"][k] for k in ("finished", "pruned", "diverged")) == 2
+    assert len(cell["comparison"]["train_losses"]) == 2
+    folder = elsewhere / "tuning" / "tiny-sgd"
+    assert json.loads((folder / "tuning.json").read_text()) == found
+    assert captured.err.splitlines()[-1] == "report:    tuning/tiny-sgd/tuning.json"
+
+    tune = tuning.tune
+
+    def tune_with_signal(*arguments, on_trial, **options):
+        def with_signal(trying):
+            if trying.done == 3:
+                signal.raise_signal(signal.SIGTERM)
+            on_trial(trying)
+
+        return tune(*arguments, on_trial=with_signal, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "tune", tune_with_signal)
+        assert main([*command, "--trials=4", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"finished": False, "stopped_by": "SIGTERM"}
+    assert captured.err.splitlines()[-1] == (
+        "stopped by SIGTERM after 3 trials, all of them are kept in tuning/tiny-sgd; "
+        "to go on: the same command again"
+    )
+    assert json.loads((folder / "tuning.json").read_text()) == found
+
+    assert main([*command, "--trials=4"]) == 0
+    captured = capsys.readouterr()
+    header, _, line, *_ = captured.out.splitlines()
+    assert header.startswith("cell  settings  valid loss  finished")
+    assert line.startswith("bowl  ")
+    assert captured.err.startswith("3/4")
+
+
+def test_what_cannot_be_tuned(capsys, elsewhere, tiny_suite, monkeypatch):
+    cases = [
+        (["adamm"], "got 'adamm' (did you mean 'adam'?)"),
+        (["adam+up"], "the schedule of adam must be one of constant, "),
+        (["adam", "--suite=tinny"], "(did you mean 'tiny'?)"),
+        (["adam", "--cells=box"], "cells of tiny must be among bowl, got 'box'"),
+        (["adam", "--trials=0"], "trials must be an integer of at least 1, got 0"),
+        (["adam", "--tuning-seeds=0"], "tuning_seeds must be an integer of at least 1"),
+        (["adam", "--out=/proc/no"], "/proc/no must be a directory or a place for one"),
+    ]
+    for arguments, message in cases:
+        status, error = error_of(capsys, "tune", "--suite=tiny", *arguments)
+        assert status == 1
+        assert message in error
+    find = importlib.util.find_spec
+    without = lambda name: None if name == "torch" else find(name)
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    status, error = error_of(capsys, "tune", "adam", "--suite=tiny", "--sampler=gp")
+    assert status == 1
+    assert error == (
+        "the sampler gp must have optuna, scipy, torch installed, torch is not: "
+        "pip install 'l2o[tune-gp]'"
+    )
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_two_reports_are_compared(capsys, reference, elsewhere, tiny_suite):
+    optimizer = str(reference / "optimizer")
+    assert main(["eval", optimizer, "--suite=tiny", "--random=3", "--out=a"]) == 0
+    capsys.readouterr()
+    command = ["compare", "a/report.json", "a/report.json"]
+    assert main([*command, "--json"]) == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert [pair["b"] for pair in found["pairs"]] == ["tiny", "sgd", "adam"]
+    for pair in found["pairs"]:
+        assert pair["splits"]["train"]["verdict"] == "no difference"
+        assert pair["splits"]["test"]["cells"][0]["won"] == 0.5
+    assert captured.err == ""
+    assert main([*command, "--optimizer=sgd", "--against=adam"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("adam in B against sgd in A\n")
+    assert text.index("The rule: ") < text.index("verdict\n")
+
+    (elsewhere / "text").write_text("no report")
+    (elsewhere / "list").write_text("[]")
+    (elsewhere / "old").write_text('{"schema": 1}')
+    cases = [
+        (["a/report.json", "nothing"], "No such file or directory: 'nothing'"),
+        (["a/report.json", "text"], "text must be a report in JSON: Expecting value"),
+        (["a/report.json", "list"], "list must be a report, got a list"),
+        (["a/report.json", "old"], "a report must have schema 2, "),
+        ([*command[1:], "--optimizer=ada"], "got 'ada' (did you mean 'adam'?)"),
+        ([*command[1:], "--against=adam"], "--against must come with --optimizer"),
+    ]
+    for arguments, message in cases:
+        status, error = error_of(capsys, "compare", *arguments)
+        assert status == 1
+        assert message in error
 
 
 def test_inspection(capsys, reference, elsewhere):
