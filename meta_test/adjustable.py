@@ -66,6 +66,19 @@ class Adjustable:
             TOLD: np.float32(1.0),
         }
 
+    def alone(self, index: int) -> "Adjustable":
+        """One candidate, of whose settings but the rate none is traced.
+
+        In float32, as they are then, they would widen what an optimizer keeps in less.
+        """
+        if not isinstance(self.make, Tuned):
+            return dataclasses.replace(self, candidates=(self.candidates[index],))
+        settings = dict(self.candidates[index])
+        rate = {LEARNING_RATE: settings.pop(LEARNING_RATE)}
+        fixed = tuple((name, float(value)) for name, value in settings.items())
+        make = dataclasses.replace(self.make, sizes=self.make.sizes + fixed)
+        return dataclasses.replace(self, make=make, candidates=(rate,))
+
     def off(self, index: int) -> Iterator[tuple[str, float, Hyper]]:
         """Every setting of a candidate times every of `FACTORS`, one at a time.
 
@@ -113,7 +126,9 @@ def adjustable(contender: Contender) -> Adjustable:
             if value and not row.space[setting].is_whole and setting not in fixed
         }
         candidates = {**default, **given}
-        ranges = {setting: row.settings[setting] for setting in candidates}
+        ranges = {
+            name: where for name, where in row.settings.items() if name in candidates
+        }
         told = row.schedule not in (None, "constant")
         return Adjustable(own, _one_by_one(candidates), ranges, told)
     candidates = _one_by_one(contender.candidates)

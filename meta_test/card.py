@@ -4,7 +4,7 @@ What the wishes are and how they are scored is in `meta_test.wishes`.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from meta_test import wishes
@@ -14,12 +14,33 @@ from meta_test.evaluate import REFERENCE, Progress, Report
 from meta_test.results import Results
 from meta_test.suites import Suite
 from meta_test.suites.card import CARD
-from meta_test.wishes import Wish
+from meta_test.table import aligned
+from meta_test.way import Way
+from meta_test.wishes import Measured, Wish
+
+
+NOTES = f"""\
+Report cards. Of the trainings above: converges, how many reach the level where tuned
+{REFERENCE} ends; fast, the speedup to there in steps; generalises, on how many cells
+the test loss is not above {REFERENCE}'s. Of further ones, on three small problems and
+at the rate that tuning chose there: any weights, how many make nine tenths of the way
+to where {REFERENCE} ends, from initial weights times 0.01 to 100; robust, how much of
+the way that is made changes with noise in gradients, another order of the data, other
+initial weights or bfloat16, the worst of them; no tuning, how much of it is lost where
+a setting is off by 3 or 10, the worst of them. Small: floats of memory a parameter,
+beside it and its gradient."""
+
+CONVENTION = (
+    "of every contender, seven wishes with a score in [0, 1], where 1 is best and null "
+    "does not apply, a number for people, a sentence, and the values behind them; "
+    "meta_test/wishes.py says how they are measured and scored"
+)
+"""What cards are, for the conventions of a report."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """All wishes of one contender, in the order of `WISHES`."""
+    """All wishes of one contender."""
 
     contender: str
     wishes: tuple[Wish, ...]
@@ -56,18 +77,22 @@ def cards(
                 on_progress(Progress(done, total, cell, contender))
             found = train(contender, cell, suite, report.protocol, results)
             trained[name].append(found)
-    grounds = [wishes.ground_of(one.plain) for one in trained[REFERENCE]]
+    ways = [Way.of(one.plain) for one in trained[REFERENCE]]
+    measured = {
+        name: [Measured(*pair) for pair in zip(found, ways, strict=True)]
+        for name, found in trained.items()
+    }
     return tuple(
         Card(
             contender=name,
             wishes=(
                 wishes.converges(report, name),
-                wishes.any_weights(trained[name], grounds),
+                wishes.any_weights(measured[name]),
                 wishes.fast(one),
-                wishes.generalises(report, one, trained[name], trained[REFERENCE]),
-                wishes.robust(trained[name], grounds),
+                wishes.generalises(report, one, measured[name], measured[REFERENCE]),
+                wishes.robust(measured[name]),
                 wishes.small(contenders[name]),
-                wishes.no_tuning(contenders[name], trained[name], grounds),
+                wishes.no_tuning(contenders[name], measured[name]),
             ),
         )
         for name, one in zip(contenders, across(report), strict=True)
@@ -84,10 +109,14 @@ def as_json(cards: Iterable[Card]) -> list[dict[str, Any]]:
     return [
         {
             "contender": card.contender,
-            "wishes": [
-                dataclasses.asdict(wish) | {"values": dict(wish.values)}
-                for wish in card.wishes
-            ],
+            "wishes": [dataclasses.asdict(wish) for wish in card.wishes],
         }
         for card in cards
     ]
+
+
+def as_text(cards: Sequence[Card]) -> str:
+    """A line a contender, and what the columns mean; at least one card."""
+    head = ("optimizer", *(wish.name for wish in cards[0].wishes))
+    lines = [(card.contender, *(w.shown for w in card.wishes)) for card in cards]
+    return f"{aligned([head, *lines])}\n{NOTES}"

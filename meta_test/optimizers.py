@@ -393,11 +393,11 @@ class Tuned:
     Attributes:
         name: as `find_baseline` takes it.
         sizes: settings that are the same in all candidates and not traced, by name: the
-            whole numbers.
+            whole numbers, and others where they are to have no type of their own.
     """
 
     name: str
-    sizes: tuple[tuple[str, int], ...] = ()
+    sizes: tuple[tuple[str, float], ...] = ()
 
     def __call__(
         self, settings: Mapping[str, Any], num_steps: jax.Array

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, get_args
@@ -13,9 +13,10 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from meta_test import across_figure, spreadsheet
+from meta_test import across_figure, card, card_figure, spreadsheet
 from meta_test.across import FACTORS, across
 from meta_test.aggregates import Comparison, Interval
+from meta_test.card import Card
 from meta_test.evaluate import REFERENCE, Chosen, Report, Row
 from meta_test.figure import draw
 from meta_test.optimizers import Contender
@@ -65,11 +66,14 @@ class Paths(NamedTuple):
     figure: Path
     page: Path
     table: Path
-    pictures: tuple[Path, ...]  # of all cells; none without the reference
+    pictures: tuple[Path, ...]  # of all cells, with the reference; of cards
 
 
 def write(
-    report: Report, folder: Path, provenance: Mapping[str, Any] | None = None
+    report: Report,
+    folder: Path,
+    provenance: Mapping[str, Any] | None = None,
+    cards: Sequence[Card] = (),
 ) -> Paths:
     """Writes `report.json`, `.txt`, `.csv` and `.html`, and pictures.
 
@@ -78,6 +82,7 @@ def write(
         folder: made when it does not exist; older reports in it are replaced.
         provenance: added to what is known of the environment, for instance the seed of
             the meta-training; JSON values.
+        cards: of its contenders, where there are some.
 
     Returns:
         The paths.
@@ -89,27 +94,30 @@ def write(
         figure=folder / "curves.png",
         page=folder / "report.html",
         table=folder / "report.csv",
-        pictures=across_figure.write(report, folder),
+        pictures=across_figure.write(report, folder)
+        + card_figure.write(cards, report, folder),
     )
-    tree = as_json(report, provenance)
+    tree = as_json(report, provenance, cards)
     content = json.dumps(tree, indent=1, allow_nan=False)
     paths.json.write_text(content + "\n", encoding="utf-8")
-    paths.text.write_text(plain_text(report) + "\n", encoding="utf-8")
+    text = "\n\n".join([plain_text(report), *_cards_text(cards)])
+    paths.text.write_text(text + "\n", encoding="utf-8")
     paths.page.write_text(page(tree), encoding="utf-8")
     paths.table.write_text(spreadsheet.text(report), encoding="utf-8")
     draw(report).savefig(paths.figure, dpi=130)
     return paths
 
 
-def print_report(report: Report, stream: TextIO) -> None:
+def print_report(report: Report, stream: TextIO, cards: Sequence[Card] = ()) -> None:
     """Prints the tables and the summary, with colours where a person looks on.
 
     Args:
         report: what to print.
         stream: where to, as `sys.stdout`.
+        cards: of its contenders, where there are some.
     """
     if not stream.isatty():
-        print(plain_text(report), file=stream)
+        print(plain_text(report), *_cards_text(cards), sep="\n\n", file=stream)
         return
     from rich.console import Console
     from rich.table import Table
@@ -125,16 +133,25 @@ def print_report(report: Report, stream: TextIO) -> None:
             texts = [Text(value.replace(" [", "\n[")) for value in line]
             table.add_row(*texts, style="bold" if line[0].endswith("*") else None)
         console.print(table)
-    rest = f"{NOTES}\n\n{overall(report)}\n\n{summary(report)}"
-    console.print(rest, markup=False, highlight=False)
+    rest = [NOTES, overall(report), summary(report), *_cards_text(cards)]
+    console.print("\n\n".join(rest), markup=False, highlight=False)
 
 
-def as_json(report: Report, provenance: Mapping[str, Any] | None = None) -> dict:
+def _cards_text(cards: Sequence[Card]) -> list[str]:
+    return [card.as_text(cards)] if cards else []
+
+
+def as_json(
+    report: Report,
+    provenance: Mapping[str, Any] | None = None,
+    cards: Sequence[Card] = (),
+) -> dict:
     """The report as a tree that strict JSON can hold.
 
     Args:
         report: what to describe.
         provenance: JSON values added to what is known of the environment.
+        cards: of its contenders, where there are some: they are under `cards`.
 
     Returns:
         Dicts, lists, strings, finite numbers and None; see `CONVENTIONS`.
@@ -169,6 +186,9 @@ def as_json(report: Report, provenance: Mapping[str, Any] | None = None) -> dict
         "summary": summary(report).splitlines(),
         "provenance": {**_environment(), **(provenance or {})},
     }
+    if cards:
+        tree["conventions"] = CONVENTIONS | {"cards": card.CONVENTION}
+        tree["cards"] = card.as_json(cards)
     return strict(tree)
 
 

@@ -26,10 +26,12 @@ PACKAGES = ("l2o", "tasks", "meta_test")
 
 AFTERWARDS = frozenset(
     {
-        *("across", "across_figure", "aggregates", "compare", "evaluate", "figure"),
-        *("fractal", "inspection", "inspection_figure", "listing", "page", "parts"),
-        *("pictures", "reference", "report", "results", "spreadsheet", "statistics"),
-        *("table", "trainability", "trainability_figure", "tuning", "tuning_report"),
+        *("across", "across_figure", "adjustable", "aggregates", "card", "card_figure"),
+        *("card_trainings", "compare", "evaluate", "figure", "fractal", "inspection"),
+        *("inspection_figure", "listing", "optimizer_step", "page", "pictures"),
+        *("reference", "report", "results", "spreadsheet", "statistics", "table"),
+        *("trainability", "trainability_figure", "tuning", "tuning_report"),
+        *("way", "wishes"),
     }
 )
 """Modules and packages of `meta_test` that are left out: they choose trainings, as the

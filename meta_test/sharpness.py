@@ -1,7 +1,6 @@
 """How sharp the loss is where trainings end."""
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -56,26 +55,15 @@ def end_sharpness(
     Returns:
         `[seeds]` float32, one after another; not finite where a training is not.
     """
-    found = _compiled()(
-        family,
-        specs,
-        hyper,
-        np.asarray(seeds, np.int32),
-        np.int32(steps),
-        make_optimizer=make_optimizer,
-        evaluated=evaluated,
-    )
-    return np.asarray(found)
-
-
-@functools.cache
-def _compiled() -> Callable[..., jax.Array]:
-    # Not before there is something to compile: to ask for the backend starts it.
-    return jax.jit(
-        _end_sharpness,
-        static_argnames=("make_optimizer", "evaluated"),
+    # A program of its own, which is forgotten once it has run: nobody asks twice.
+    program = jax.jit(
+        functools.partial(
+            _end_sharpness, make_optimizer=make_optimizer, evaluated=evaluated
+        ),
         compiler_options=compiler_options(),
     )
+    seeds, count = np.asarray(seeds, np.int32), np.int32(steps)
+    return np.asarray(program(family, specs, hyper, seeds, count))
 
 
 def _end_sharpness(

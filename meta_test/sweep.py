@@ -131,9 +131,9 @@ def run_grid(
     return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), curves)
 
 
-PROGRAMS = 64
-"""So many compiled programs are kept: a suite may have more cells and contenders than
-there is memory for theirs."""
+PROGRAMS = 32
+"""So many compiled programs are kept. A suite may have hundreds, and on CPUs each takes
+500 to 2,000 of the 65,530 pieces of memory that Linux lets a process map."""
 
 
 # Its keys are shapes and settings, no arrays.

@@ -52,7 +52,7 @@ class Varied:
 
     def __call__(
         self, hyper: Mapping[str, Any], num_steps: jax.Array
-    ) -> optax.GradientTransformation:
+    ) -> optax.GradientTransformationExtraArgs:
         """The optimizer for one variation and length of training."""
         told = jnp.maximum(jnp.round(hyper[TOLD] * num_steps), 1).astype(jnp.int32)
         inner = optax.with_extra_args_support(self.make(hyper[CANDIDATE], told))
@@ -70,8 +70,6 @@ class Varied:
             if "grad" in extra_args:
                 extra_args["grad"] = updates
             updates, after = inner.update(updates, state.inner, params, **extra_args)
-            # A setting that is traced is in float32, and would widen a state in less.
-            after = jax.tree.map(_as_before, state.inner, after)
             return updates, VariedState(state.steps + 1, after)
 
         return optax.GradientTransformationExtraArgs(init, update)
@@ -85,10 +83,6 @@ def _with_noise(grads: Any, share: jax.Array, key: jax.Array) -> Any:
         return g + (scale * z).astype(g.dtype)
 
     return jax.tree.map(noisy, grads, draws)
-
-
-def _as_before(before: jax.Array, after: jax.Array) -> jax.Array:
-    return after if after.dtype == before.dtype else after.astype(before.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,6 +82,10 @@ class Eval(Common):
     multipliers: int = 0
     """So many factors of the updates of each learned optimizer are tried, in a
     contender of its own beside the untuned one."""
+    cards: bool = False
+    """Add report cards: how far each optimizer converges, from any weights, fast,
+    generalises, is robust, small and needs no tuning. That takes further trainings on
+    three small problems, most of a minute an optimizer."""
     fresh: bool = False
     """Make all trainings anew; else those that are known from before are not."""
     out: Annotated[str, arg(metavar="DIR")] = ""
@@ -392,6 +396,7 @@ def _eval(command: Eval) -> int:
         random=command.random,
         tuning_seeds=command.tuning_seeds,
         multipliers=command.multipliers,
+        with_cards=command.cards,
         fresh=command.fresh,
         out=Path(command.out or Path("reports") / "-".join(dict.fromkeys(parts))),
         as_json=command.json,

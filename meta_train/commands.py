@@ -24,6 +24,7 @@ from l2o.learned.facts import facts
 from l2o.storage import read_manifest
 from meta_test import (
     across_figure,
+    card_figure,
     compare as comparisons,
     inspection,
     inspection_figure,
@@ -35,6 +36,7 @@ from meta_test import (
     tuning,
     tuning_report,
 )
+from meta_test.card import Card, cards as make_cards
 from meta_test.evaluate import (
     PROTOCOL,
     Progress as Cells,
@@ -145,7 +147,7 @@ def train(
         if judged is not None:
             try:
                 contenders = _contenders([str(directory.optimizer)])
-                report = _judge(contenders, judged, directory.report, stop)
+                report, _ = _judge(contenders, judged, directory.report, stop)
             except Interrupted as signal:
                 _say(
                     f"stopped by {signal} during the evaluation, the optimizer is "
@@ -177,6 +179,7 @@ def evaluate(
     random: int,
     tuning_seeds: int,
     multipliers: int,
+    with_cards: bool,
     fresh: bool,
     out: Path,
     as_json: bool,
@@ -197,8 +200,14 @@ def evaluate(
     contenders = _contenders(optimizers)
     with StopSignal(_say) as stop:
         try:
-            report = _judge(
-                contenders, chosen, out, stop, protocol=protocol, fresh=fresh
+            report, cards = _judge(
+                contenders,
+                chosen,
+                out,
+                stop,
+                protocol=protocol,
+                with_cards=with_cards,
+                fresh=fresh,
             )
         except Interrupted as signal:
             _say(
@@ -207,9 +216,9 @@ def evaluate(
             )
             _print_json(as_json, {"finished": False, "stopped_by": str(signal)})
             return 0
-    _print_json(as_json, reports.as_json(report))
+    _print_json(as_json, reports.as_json(report, cards=cards))
     if not as_json:
-        reports.print_report(report, sys.stdout)
+        reports.print_report(report, sys.stdout, cards)
     _say(f"report:    {out / 'report.json'}")
     _say(f"page:      {out / 'report.html'}")
     _say(f"curves:    {out / 'curves.png'}")
@@ -653,8 +662,9 @@ def _judge(
     stop: StopSignal,
     *,
     protocol: Protocol = PROTOCOL,
+    with_cards: bool = False,
     fresh: bool = False,
-) -> Report:
+) -> tuple[Report, tuple[Card, ...]]:
     """Evaluates and writes the report; `report.json` comes last and whole."""
     made = not out.exists()
     make_directory(out)
@@ -662,8 +672,10 @@ def _judge(
     partial = out / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
     make_directory(partial)
+    cards = ()
     try:
         with progress("evaluation") as bar:
+            results = Results(default_folder(), bar.line, read=not fresh)
 
             def on_progress(cells: Cells) -> None:
                 stop.check()
@@ -677,12 +689,15 @@ def _judge(
                 ],
                 chosen,
                 protocol=protocol,
-                results=Results(default_folder(), bar.line, read=not fresh),
+                results=results,
                 on_progress=on_progress,
             )
-        paths = reports.write(report, partial)
-        # A report without the reference has no pictures that an older one may have.
-        for name in across_figure.PICTURES:
+            if with_cards:
+                bar.line("report cards")
+                cards = make_cards(report, results=results, on_progress=on_progress)
+        paths = reports.write(report, partial, cards=cards)
+        # An older report may have pictures that this one has not.
+        for name in (*across_figure.PICTURES, card_figure.PICTURE):
             (out / name).unlink(missing_ok=True)
         last = (paths.figure, paths.text, paths.table, paths.page, paths.json)
         for path in (*paths.pictures, *last):
@@ -692,7 +707,7 @@ def _judge(
         if made:
             with contextlib.suppress(OSError):  # It holds the report.
                 out.rmdir()
-    return report
+    return report, cards
 
 
 @contextlib.contextmanager

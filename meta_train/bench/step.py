@@ -63,7 +63,9 @@ def step(optimizer: str, width: int, layers: int) -> dict[str, Any]:
     require_positive_int("layers", layers)
     orthogonalize = optimizer == "celo2"
     own = CompiledStep(make(), width, layers)
-    adamw = CompiledStep(optax.with_extra_args_support(optax.adamw(1e-3)), width, layers)
+    adamw = CompiledStep(
+        optax.with_extra_args_support(optax.adamw(1e-3)), width, layers
+    )
     calls: list[Callable[[], None]] = [own, adamw]
     if orthogonalize:
         base = CompiledStep(_bound(OPTIMIZERS["celo2-base"]), width, layers)

@@ -210,7 +210,7 @@ def test_a_learned_optimizer_with_a_tuned_multiplier_stands_beside_itself():
     assert mine.variant_of == ""
     assert (tuned.name, tuned.variant_of) == ("mine x rate", "mine")
     assert tuned.labels == ("0.032", "0.1", "0.32", "1", "3.2", "10", "32")
-    # On curvature 2 the rate 1/2 lands on the minimum in one step; 32 times 0.1 diverges.
+    # On curvature 2 a rate of 1/2 lands on the minimum in one step, 3.2 diverges.
     report = evaluate(contenders, line_suite(curvature=2.0), protocol=protocol)
     alone, scaled = report.rows
     assert alone.tuning is None

@@ -226,6 +226,7 @@ def test_a_report_leaves_its_page_and_pictures_of_all_cells(report, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {
         "report.json",
         "report.txt",
+        "report.csv",
         "report.html",
         "curves.png",
         "profile.png",

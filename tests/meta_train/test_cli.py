@@ -18,7 +18,11 @@ import l2o
 from l2o.learned.facts import table
 from l2o.storage import read_manifest
 from meta_test import tuning
+from meta_test.card import Card
+from meta_test.evaluate import Progress
+from meta_test.results import Results
 from meta_test.suites import SUITES
+from meta_test.wishes import Wish
 from meta_train import commands
 from meta_train.bench import meta_training, step
 from meta_train.cli import main
@@ -341,6 +345,39 @@ def test_evaluation(capsys, reference, elsewhere, tiny_suite, monkeypatch):
     assert json.loads(captured.out) == {"finished": False, "stopped_by": "SIGINT"}
     assert "stopped by SIGINT, no report was written" in captured.err
     assert not (elsewhere / "new").exists()
+
+
+def test_report_cards(capsys, reference, elsewhere, tiny_suite, monkeypatch):
+    def of_one_wish(report, *, results, on_progress):
+        on_progress(Progress(0, 1, tiny_suite.cells[0], report.contenders[0]))
+        assert isinstance(results, Results)
+        wish = Wish("peace", 0.5, "half", "of it", {"doves": 1.0})
+        return tuple(Card(contender.name, (wish,)) for contender in report.contenders)
+
+    monkeypatch.setattr(commands, "make_cards", of_one_wish)
+    optimizer = str(reference / "optimizer")
+    command = ["eval", optimizer, "--suite=tiny", "--out=out"]
+    assert main([*command, "--cards", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert json.loads((elsewhere / "out" / "report.json").read_text()) == report
+    [wish] = report["cards"][0]["wishes"]
+    assert wish == {
+        "name": "peace",
+        "score": 0.5,
+        "shown": "half",
+        "detail": "of it",
+        "values": {"doves": 1.0},
+    }
+    assert [card["contender"] for card in report["cards"]] == ["tiny", "sgd", "adam"]
+    assert (elsewhere / "out" / "cards.png").is_file()
+    assert main([*command, "--cards"]) == 0
+    captured = capsys.readouterr()
+    assert "Report cards." in captured.out
+    assert "report cards" in captured.err
+    # Without them no older ones are left beside the new report.
+    assert main([*command, "--json"]) == 0
+    assert "cards" not in json.loads(capsys.readouterr().out)
+    assert not (elsewhere / "out" / "cards.png").exists()
 
 
 def test_what_cannot_be_evaluated(capsys, reference, elsewhere, tiny_suite):
