@@ -1,6 +1,7 @@
 """Forward gradients of activities: noise on what layers give, not on their weights."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -49,7 +50,8 @@ def activity_perturbation(
     own.
 
     There are two forward passes, of which the second makes the products layer by layer,
-    and no reverse pass.
+    and no reverse pass: activations that are needed at a time do not grow in number
+    with depth.
 
     Args:
         function: a loss `(params, *args) -> scalar` that applies a flax model to
@@ -93,7 +95,10 @@ def activity_perturbation(
             return _slopes(losses, noise, number)
 
         slopes = jax.vmap(slopes_of_example)(jnp.arange(examples), *args)
-        products = _Products(params, noise, slopes)
+        # Else XLA finds that both passes draw and compute the same, and keeps it.
+        again = jax.lax.optimization_barrier((params, key, args, slopes))
+        params, key, args, slopes = again
+        products = _Products(params, _Noise(key, tangents, distribution), slopes)
         value = with_layers(lambda: of_params(params, *args), products.outputs)
         return value, products.gradient()
 
@@ -117,7 +122,8 @@ class _Noise:
     ) -> jax.Array:
         """On the outputs of one layer for one example, `[1, ...]` as `like`."""
         key = jax.random.fold_in(jax.random.fold_in(self.key, number), tangent)
-        key = jax.random.fold_in(key, layer)
+        # Noise depends on keys alone: all of it would be drawn at the start, and kept.
+        key = jax.random.fold_in(key, layer + _never(like).astype(jnp.int32))
         return draw(key, (1, *like.shape[1:]), like.dtype, self.distribution)
 
 
@@ -177,6 +183,19 @@ class _Losses:
         return jnp.stack(own)
 
 
+_TANGENTS = "tangents"
+"""The axis of directions, which one evaluation of the outputs serves."""
+
+
+def _never(array: jax.Array) -> jax.Array:
+    """False; but XLA does not know, and has to compute the array first.
+
+    That is how layers are told to wait for each other: XLA's schedule would have all
+    activations at once, and what each is needed for afterwards.
+    """
+    return jnp.ravel(array)[0] > jnp.inf
+
+
 @jax.custom_jvp
 def _moved(outputs: jax.Array, size: jax.Array, noise: jax.Array) -> jax.Array:
     """The outputs, whose derivative by the size of the noise is the noise."""
@@ -191,7 +210,10 @@ def _(
 ) -> tuple[jax.Array, jax.Array]:
     outputs, _, noise = primals
     outputs_tangent, size_tangent, _ = tangents
-    return outputs, outputs_tangent + size_tangent.astype(noise.dtype) * noise
+    moved = outputs_tangent + size_tangent.astype(noise.dtype) * noise
+    # The next layer waits for what becomes of the noise in this one.
+    waits = jax.lax.psum(_never(moved).astype(jnp.int32), _TANGENTS) > 0
+    return jnp.where(waits, jnp.nan, outputs), moved
 
 
 def _slopes(losses: _Losses, noise: _Noise, number: jax.Array) -> jax.Array:
@@ -203,7 +225,7 @@ def _slopes(losses: _Losses, noise: _Noise, number: jax.Array) -> jax.Array:
             lambda size: losses(size, draw_for), (jnp.zeros(()),), (jnp.ones(()),)
         )[1]
 
-    return jax.vmap(one)(jnp.arange(noise.tangents))
+    return jax.vmap(one, axis_name=_TANGENTS)(jnp.arange(noise.tangents))
 
 
 class _Products:
@@ -251,7 +273,9 @@ class _Products:
                     f"gradients, got others for {'/'.join(path)}"
                 )
             self._found[path] = grad
-        return outputs
+        # The next layer waits for the products of this one, which free its inputs.
+        waits = functools.reduce(jnp.logical_or, map(_never, grads.values()))
+        return jnp.where(waits, jnp.nan, outputs)
 
     def gradient(self) -> Params:
         """Of all parameters; zero for those of layers that were not called."""

@@ -260,12 +260,22 @@ def test_there_is_no_reverse_pass():
 
 
 @pytest.mark.slow
-def test_activation_memory_does_not_grow_with_depth():
+@pytest.mark.parametrize(
+    "make",
+    [
+        functools.partial(forward_gradient, tangents=1),
+        functools.partial(forward_gradient, tangents=16, together=1),
+        activity_perturbation,
+        functools.partial(activity_perturbation, local_losses=True),
+    ],
+    ids=["forward_gradient", "16 tangents", "activity", "local losses"],
+)
+def test_activation_memory_does_not_grow_with_depth(make):
     """Beside buffers of the parameters' size; backpropagation keeps every layer's.
 
     XLA's own plateau, which it does not fill at four layers, is ten to twenty of them.
     """
-    examples, width = 2048, 8
+    examples, width = 1024, 32
     activations = 4 * examples * width
 
     def peak(make, depth):
@@ -278,17 +288,15 @@ def test_activation_memory_does_not_grow_with_depth():
         analysis = gradient.lower(params, KEY, inputs, labels).compile()
         memory: Any = analysis.memory_analysis()
         size = sum(4 * p.size for p in jax.tree.leaves(params))
-        return (memory.temp_size_in_bytes - 3 * size) / activations
+        return (memory.temp_size_in_bytes - 5 * size) / activations
 
     depths = (4, 8, 64)
     kept = [peak(backprop, depth) for depth in depths]
-    assert kept[2] - kept[1] > 50
-    for tangents in (1, 16):
-        make = functools.partial(forward_gradient, tangents=tangents, together=1)
-        four, eight, most = (peak(make, depth) for depth in depths)
-        assert most - eight < 0.1 * (kept[2] - kept[1])
-        assert most - four < 0.17 * (kept[2] - kept[0])
-        assert most < kept[2] / 3
+    assert kept[2] - kept[1] > 45
+    four, eight, most = (peak(make, depth) for depth in depths)
+    assert most - eight < 0.15 * (kept[2] - kept[1])
+    assert most - four < 0.25 * (kept[2] - kept[0])
+    assert most < 0.5 * kept[2]
 
 
 def test_direct_feedback_alignment_by_hand():
