@@ -384,12 +384,8 @@ class _Bench:
 
     @property
     def _settings(self) -> dict[str, int]:
-        return {
-            "num_records": self.suite.num_records,
-            "record_every": self.cell.horizon // self.suite.num_records,
-            "eval_batches": self.suite.eval_batches,
-            "evaluations": math.gcd(self.protocol.evaluations, self.suite.num_records),
-        }
+        evaluations = math.gcd(self.protocol.evaluations, self.suite.num_records)
+        return {**self.suite.sizes(self.cell), "evaluations": evaluations}
 
     def _train(self, trials: np.ndarray, hopeless: float) -> Sweep:
         contender = self.contender

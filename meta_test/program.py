@@ -66,9 +66,8 @@ class Program:
         self, groups: Mapping[Key, Group], hopeless: float = math.inf
     ) -> dict[Key, Curve]:
         """Makes trainings or finds them: the curves `[places]` of each group."""
-        key = self._key(
-            list(groups.values()), self._settings | {"hopeless": str(hopeless)}
-        )
+        settings = self.suite.sizes(self.cell) | {"hopeless": str(hopeless)}
+        key = self._key(list(groups.values()), settings)
         found = None if self.results is None else self.results.find(key)
         if found is None:
             # Nobody asks how long a step takes.
@@ -132,16 +131,8 @@ class Program:
             evaluated=self.evaluated,
             hopeless=hopeless,
             capacity=max(len(_all_places(like.values())) for like in self.like),
-            **self._settings,
+            **self.suite.sizes(self.cell),
         )
-
-    @property
-    def _settings(self) -> dict[str, int]:
-        return {
-            "num_records": self.suite.num_records,
-            "record_every": self.cell.horizon // self.suite.num_records,
-            "eval_batches": self.suite.eval_batches,
-        }
 
     def _specs(self, family: TaskFamily, places: Sequence[Place]) -> Spec:
         """The tasks of places, on a leading axis."""

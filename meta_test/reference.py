@@ -40,10 +40,8 @@ def measure(cell: Cell, suite: Suite) -> dict[str, Any]:
         contender.make,
         contender.candidates,
         cell.seeds,
-        num_records=suite.num_records,
-        record_every=cell.horizon // suite.num_records,
-        eval_batches=suite.eval_batches,
         evaluated=contender.evaluated,
+        **suite.sizes(cell),
     )
     best = statistics.best_candidate(grid, "train")
     curve = jax.tree.map(lambda x: x[best], grid)

@@ -27,6 +27,7 @@ from meta_test.inner_loop import (
     training_step,
 )
 from meta_test.optimizers import (
+    LEARNING_RATE,
     MULTIPLIER,
     ONE_MINUS,
     Contender,
@@ -202,8 +203,8 @@ def of_baseline(name: str) -> Subject:
     return Subject(
         name=name,
         make=Tuned(name),
-        fixed={"learning_rate": jnp.float32(rates[len(rates) // 2])},
-        ranges={"learning_rate": row.rates, INIT_SCALE: _AROUND_ONE, **spread},
+        fixed={LEARNING_RATE: jnp.float32(rates[len(rates) // 2])},
+        ranges={LEARNING_RATE: row.rates, INIT_SCALE: _AROUND_ONE, **spread},
         whole=whole,
     )
 

@@ -129,6 +129,17 @@ class Suite:
                     f"{self.num_records} records of a curve, got {cell.horizon}"
                 )
 
+    def sizes(self, cell: Cell) -> dict[str, int]:
+        """How a training on a cell is recorded, as `meta_test.inner_loop.run` takes it.
+
+        Numbers of records, of steps to each, and of batches in an evaluation.
+        """
+        return {
+            "num_records": self.num_records,
+            "record_every": cell.horizon // self.num_records,
+            "eval_batches": self.eval_batches,
+        }
+
     def restricted_to(self, *texts: str) -> "Suite":
         """The same, of those cells alone whose name contains one of the texts.
 
