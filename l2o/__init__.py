@@ -11,7 +11,8 @@ under vmap; `l2o.save` writes them back. Architectures (`SmallFC`, `VeLO`, `LSTM
 so on) are `LearnedOptimizer`s: sizes without weights. `l2o.import_public` and
 `l2o.export_public` are for the published weights of other projects. `l2o.gradients` has
 other sources of a gradient than backpropagation, `l2o.adahessian` is a hand-designed
-optimizer that optax lacks, and `l2o.inspect` looks at losses and steps.
+optimizer that optax lacks, `l2o.guard` runs an optimizer while it helps and another one
+when it does not, and `l2o.inspect` looks at losses and steps.
 
 Names are imported at first use, so that `import l2o` costs nothing.
 """
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
         CeloAdam,
         LearnableAdam,
         LearnableSGD,
+        MuonLSTM,
+        MuonMLP,
         RelativeMLP,
         RNNProp,
         SmallFC,
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     )
     from l2o.learned.base import LearnedOptimizer
     from l2o.public_format import export_public, import_public
+    from l2o.safeguard import guard, guard_events
     from l2o.storage import CheckpointError
 
 __all__ = [
@@ -51,6 +55,8 @@ __all__ = [
     "LearnableAdam",
     "LearnableSGD",
     "LearnedOptimizer",
+    "MuonLSTM",
+    "MuonMLP",
     "RNNProp",
     "RelativeMLP",
     "SmallFC",
@@ -59,6 +65,8 @@ __all__ = [
     "adahessian",
     "export_public",
     "gradients",
+    "guard",
+    "guard_events",
     "import_public",
     "inspect",
     "load",
@@ -80,6 +88,8 @@ _MODULES = {
     "LearnableAdam": "l2o.learned",
     "LearnableSGD": "l2o.learned",
     "LearnedOptimizer": "l2o.learned.base",
+    "MuonLSTM": "l2o.learned",
+    "MuonMLP": "l2o.learned",
     "RNNProp": "l2o.learned",
     "RelativeMLP": "l2o.learned",
     "SmallFC": "l2o.learned",
@@ -87,6 +97,8 @@ _MODULES = {
     "adahessian": "l2o.baselines.adahessian",
     "export_public": "l2o.public_format",
     "gradients": "l2o.gradients",
+    "guard": "l2o.safeguard",
+    "guard_events": "l2o.safeguard",
     "import_public": "l2o.public_format",
     "inspect": "l2o.inspect",
     "load": "l2o.checkpoint",

@@ -1,7 +1,6 @@
 """Judges optimizers on a suite: tunes on some seeds, compares on others."""
 
 import dataclasses
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +15,9 @@ from meta_test.inner_loop import HOPELESS, Curve
 from meta_test.optimizers import (
     Contender,
     baseline,
+    fallback,
     find_baseline,
+    guarded,
     random_baseline,
     with_multiplier,
 )
@@ -53,6 +54,8 @@ class Protocol:
             baseline, as `meta_test.optimizers.random_baseline` draws them.
         multipliers: so many factors of the updates are tried of every learned
             optimizer, in a contender of its own beside it; 0 for none.
+        guards: whether every learned optimizer also runs under `l2o.guard`, in a
+            contender of its own beside it, and what that falls back to alone.
     """
 
     tuning_seeds: int = 3
@@ -61,6 +64,7 @@ class Protocol:
     rates: int = 0
     random: int = 0
     multipliers: int = 0
+    guards: bool = False
 
     def __post_init__(self) -> None:
         require_positive_int("tuning_seeds", self.tuning_seeds)
@@ -79,19 +83,31 @@ class Protocol:
             )
 
     def with_variants(self, contenders: Iterable[Contender]) -> tuple[Contender, ...]:
-        """Learned optimizers, each followed by itself with a tuned multiplier."""
-        if not self.multipliers:
-            return tuple(contenders)
-        pairs = ((c, with_multiplier(c, self.multipliers)) for c in contenders)
-        return tuple(itertools.chain.from_iterable(pairs))
+        """Learned optimizers, each followed by its variants.
+
+        They are itself with a tuned multiplier, and itself under a guard.
+        """
+        found = []
+        for contender in contenders:
+            found.append(contender)
+            if self.multipliers:
+                found.append(with_multiplier(contender, self.multipliers))
+            if self.guards:
+                found.append(guarded(contender))
+        return tuple(found)
 
     def baselines(self, names: Iterable[str]) -> tuple[Contender, ...]:
-        """Baselines by name, with as many learning rates or random settings."""
+        """Baselines by name, with as many learning rates or random settings.
+
+        Where there are guards, what they fall back to comes last.
+        """
+        alone = (fallback(),) if self.guards else ()
         if self.random:
-            return tuple(random_baseline(name, self.random) for name in names)
-        return tuple(
+            return (*(random_baseline(name, self.random) for name in names), *alone)
+        spread = (
             baseline(name, find_baseline(name).spread(self.rates)) for name in names
         )
+        return (*spread, *alone)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -367,6 +383,7 @@ class _Bench:
                 contender={
                     "make": contender.make,
                     "evaluated": contender.evaluated,
+                    "summarised": contender.summarised,
                     "candidates": [
                         leaf[np.unique(candidates)]
                         for leaf in jax.tree.leaves(contender.candidates)
@@ -403,6 +420,7 @@ class _Bench:
                 capacity=max(tuning, len(self.cell.seeds)),
                 hopeless=hopeless,
                 evaluated=contender.evaluated,
+                summarised=contender.summarised,
                 **self._settings,
             )
 

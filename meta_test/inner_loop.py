@@ -30,6 +30,16 @@ def last_params(state: Any, params: Any) -> Any:
     return params
 
 
+Summarised = Callable[[Any], dict[str, jax.Array]]
+"""`(state) -> arrays by name`: what a report tells of an optimizer's last state."""
+
+
+def no_summary(state: Any) -> dict[str, jax.Array]:
+    """Nothing: `Summarised` of most optimizers."""
+    del state
+    return {}
+
+
 EVALUATION_DOMAIN = 0x65_76_61_6C
 """Folded into every key of meta-testing, and into no key of meta-training.
 
@@ -62,6 +72,7 @@ class Curve(NamedTuple):
     train_loss: jax.Array  # [num_records], mean over the steps since the last record
     evaluations: Evaluation  # [evaluations] each, at as many equal parts of the steps
     steps: jax.Array  # integer; fewer than planned where the training was given up
+    summary: dict[str, jax.Array] = no_summary(None)  # of the optimizer's last state
 
     @property
     def final(self) -> Evaluation:
@@ -200,6 +211,7 @@ def run(
     eval_batches: int,
     evaluations: int = 1,
     evaluated: Evaluated = last_params,
+    summarised: Summarised = no_summary,
     hopeless: jax.Array | float = math.inf,
 ) -> Curve:
     r"""Trains once.
@@ -224,6 +236,7 @@ def run(
         evaluations: of the parameters, after as many equal parts of the training; a
             divisor of `num_records`; static.
         evaluated: of the optimizer.
+        summarised: of the optimizer.
         hopeless: as above.
 
     Returns:
@@ -278,5 +291,6 @@ def run(
 
     records = jnp.arange(num_records).reshape(evaluations, -1)
     state = start, jnp.asarray(True), jnp.zeros((), jnp.int32)
-    (_, _, steps), (losses, found) = jax.lax.scan(part, state, records)
-    return Curve(initial, losses.reshape(-1), found, steps)
+    (last, _, steps), (losses, found) = jax.lax.scan(part, state, records)
+    summary = summarised(last.opt_state)
+    return Curve(initial, losses.reshape(-1), found, steps, summary)

@@ -17,7 +17,15 @@ from numpy.typing import ArrayLike
 from l2o.baselines.adahessian import adahessian
 from l2o.config import nearest
 from l2o.learned.base import LearnedOptimizer, Theta
-from meta_test.inner_loop import Evaluated, Hyper, MakeOptimizer, last_params
+from l2o.safeguard import guard, guard_summary
+from meta_test.inner_loop import (
+    Evaluated,
+    Hyper,
+    MakeOptimizer,
+    Summarised,
+    last_params,
+    no_summary,
+)
 from meta_test.schedules import SHAPES
 
 
@@ -35,8 +43,9 @@ class Contender:
             that better ones lie beyond.
         learned: whether it came from meta-training; such curves are drawn in front.
         evaluated: `(state, params) -> params`, those that are judged; static.
-        variant_of: name of the contender that this one is with something tuned; it is
-            shown apart.
+        summarised: `(state) -> arrays by name`, of the last state; static.
+        variant_of: name of the contender that this one is with something tuned, or
+            guarded; it is shown apart.
         provenance: for the report: where it came from, as the sha256 of theta.
     """
 
@@ -47,6 +56,7 @@ class Contender:
     ordered: bool = True
     learned: bool = False
     evaluated: Evaluated = last_params
+    summarised: Summarised = no_summary
     variant_of: str = ""
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -590,3 +600,53 @@ def with_multiplier(contender: Contender, count: int) -> Contender:
         labels=tuple(f"{factor:g}" for factor in factors),
         variant_of=contender.name,
     )
+
+
+FALLBACK_RATE = 0.003
+"""The peak learning rate of the Adam that guards fall back to: a usual one, untuned."""
+
+FALLBACK = f"adam at {FALLBACK_RATE:g}"
+"""What it is called where it takes part alone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Guarded:
+    """An optimizer under `l2o.guard`, with Adam under a cosine to fall back to.
+
+    Attributes:
+        make: gives it.
+    """
+
+    make: MakeOptimizer
+
+    def __call__(
+        self, hyper: Hyper, num_steps: jax.Array
+    ) -> optax.GradientTransformation:
+        """The guarded optimizer for one candidate and length of training."""
+        own = Scheduled(optax.adam)(jnp.float32(FALLBACK_RATE), num_steps)
+        return guard(self.make(hyper, num_steps), own, num_steps=num_steps)
+
+
+def decisions(state: Any) -> dict[str, jax.Array]:
+    """What the guard decided: `Contender.summarised` of guarded optimizers."""
+    return guard_summary(state)._asdict()
+
+
+def guarded(contender: Contender) -> Contender:
+    """A learned optimizer under a guard.
+
+    Args:
+        contender: what `learned` gave.
+    """
+    return dataclasses.replace(
+        contender,
+        name=f"{contender.name} guarded",
+        make=Guarded(contender.make),
+        summarised=decisions,
+        variant_of=contender.name,
+    )
+
+
+def fallback() -> Contender:
+    """What guards fall back to, alone."""
+    return dataclasses.replace(baseline("adam", [FALLBACK_RATE]), name=FALLBACK)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from meta_test import across_figure, card, card_figure, spreadsheet
+from meta_test import across_figure, card, card_figure, guards, spreadsheet
 from meta_test.across import FACTORS, across
 from meta_test.aggregates import Comparison, Interval
 from meta_test.card import Card
@@ -100,7 +100,7 @@ def write(
     tree = as_json(report, provenance, cards)
     content = json.dumps(tree, indent=1, allow_nan=False)
     paths.json.write_text(content + "\n", encoding="utf-8")
-    text = "\n\n".join([plain_text(report), *_cards_text(cards)])
+    text = "\n\n".join([plain_text(report), *_more_text(report, cards)])
     paths.text.write_text(text + "\n", encoding="utf-8")
     paths.page.write_text(page(tree), encoding="utf-8")
     paths.table.write_text(spreadsheet.text(report), encoding="utf-8")
@@ -117,7 +117,7 @@ def print_report(report: Report, stream: TextIO, cards: Sequence[Card] = ()) -> 
         cards: of its contenders, where there are some.
     """
     if not stream.isatty():
-        print(plain_text(report), *_cards_text(cards), sep="\n\n", file=stream)
+        print(plain_text(report), *_more_text(report, cards), sep="\n\n", file=stream)
         return
     from rich.console import Console
     from rich.table import Table
@@ -133,12 +133,14 @@ def print_report(report: Report, stream: TextIO, cards: Sequence[Card] = ()) -> 
             texts = [Text(value.replace(" [", "\n[")) for value in line]
             table.add_row(*texts, style="bold" if line[0].endswith("*") else None)
         console.print(table)
-    rest = [NOTES, overall(report), summary(report), *_cards_text(cards)]
+    rest = [NOTES, overall(report), summary(report), *_more_text(report, cards)]
     console.print("\n\n".join(rest), markup=False, highlight=False)
 
 
-def _cards_text(cards: Sequence[Card]) -> list[str]:
-    return [card.as_text(cards)] if cards else []
+def _more_text(report: Report, cards: Sequence[Card]) -> list[str]:
+    """What only some reports have."""
+    guarded = guards.text(report)
+    return [*([guarded] if guarded else []), *([card.as_text(cards)] if cards else [])]
 
 
 def as_json(
@@ -186,8 +188,12 @@ def as_json(
         "summary": summary(report).splitlines(),
         "provenance": {**_environment(), **(provenance or {})},
     }
+    guarded = guards.as_json(report)
+    if guarded:
+        tree["conventions"] = tree["conventions"] | {"guards": guards.CONVENTION}
+        tree["guards"] = guarded
     if cards:
-        tree["conventions"] = CONVENTIONS | {"cards": card.CONVENTION}
+        tree["conventions"] = tree["conventions"] | {"cards": card.CONVENTION}
         tree["cards"] = card.as_json(cards)
     return strict(tree)
 

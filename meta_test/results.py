@@ -27,8 +27,15 @@ PACKAGES = ("l2o", "tasks", "meta_test")
 AFTERWARDS = frozenset(
     {
         *("across", "across_figure", "adjustable", "aggregates", "card", "card_figure"),
-        *("card_trainings", "compare", "evaluate", "figure", "fractal", "inspection"),
-        *("inspection_figure", "listing", "optimizer_step", "page", "pictures"),
+        *("card_trainings", "compare", "evaluate", "figure", "fractal", "guards"),
+        *(
+            "inspection",
+            "inspection_figure",
+            "listing",
+            "optimizer_step",
+            "page",
+            "pictures",
+        ),
         *("reference", "report", "results", "spreadsheet", "statistics", "table"),
         *("trainability", "trainability_figure", "tuning", "tuning_report"),
         *("way", "wishes"),
@@ -50,6 +57,9 @@ _SWEEP = (
     *(f"{part}.{name}" for part in _EVALUATED for name in Evaluation._fields),
 )
 """The arrays of a sweep in its file."""
+
+_SUMMARY = "summary."
+"""How the names of those begin that a sweep has beside."""
 
 
 class Sweep(NamedTuple):
@@ -106,27 +116,40 @@ class Results:
 
     def find(self, key: str | None) -> Sweep | None:
         """The sweep of a key, if it is here and whole."""
-        found = self.find_arrays(key, _SWEEP)
+        found = self.find_arrays(key, _SWEEP, prefix=_SUMMARY)
         if found is None:
             return None
         initial, evaluations = (
             Evaluation(*(found[f"{part}.{name}"] for name in Evaluation._fields))
             for part in _EVALUATED
         )
-        curve = Curve(initial, found["train_loss"], evaluations, found["steps"])
+        summary = {
+            name.removeprefix(_SUMMARY): array
+            for name, array in found.items()
+            if name.startswith(_SUMMARY)
+        }
+        losses, steps = found["train_loss"], found["steps"]
+        curve = Curve(initial, losses, evaluations, steps, summary)
         return Sweep(curve, float(found["seconds_per_step"]))
 
     def find_arrays(
-        self, key: str | None, names: Iterable[str]
+        self, key: str | None, names: Iterable[str], *, prefix: str | None = None
     ) -> dict[str, Any] | None:
-        """The arrays of a key by these names, if they are here and whole."""
+        """The arrays of a key by these names, if they are here and whole.
+
+        Args:
+            key: of the trainings.
+            names: without which the file is not whole.
+            prefix: all whose names begin so are given too.
+        """
         path = self._folder / f"{key}.npz"
         if key is None or not self._read or not path.is_file():
             return None
         try:
             # Read at once: numpy leaves a file open that it cannot make sense of.
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-                return {name: file[name] for name in names}
+                more = (n for n in file if prefix is not None and n.startswith(prefix))
+                return {name: file[name] for name in (*names, *more)}
         except _DAMAGED as error:
             self._say(f"kept results must be whole, {path} is made again: {error}")
             return None
@@ -142,6 +165,8 @@ class Results:
         for part in _EVALUATED:
             for name, value in getattr(curve, part)._asdict().items():
                 arrays[f"{part}.{name}"] = value
+        for name, value in curve.summary.items():
+            arrays[f"{_SUMMARY}{name}"] = value
         self.keep_arrays(key, arrays)
 
     def keep_arrays(self, key: str | None, arrays: Mapping[str, Any]) -> None:

@@ -15,8 +15,10 @@ from meta_test.inner_loop import (
     Evaluated,
     Hyper,
     MakeOptimizer,
+    Summarised,
     derive_keys,
     last_params,
+    no_summary,
     run,
 )
 from tasks.base import Spec, TaskFamily
@@ -39,6 +41,7 @@ def sweep(
     eval_batches: int,
     evaluations: int = 1,
     evaluated: Evaluated = last_params,
+    summarised: Summarised = no_summary,
     hopeless: float = float("inf"),
     capacity: int = 0,
 ) -> Curve:
@@ -65,6 +68,7 @@ def sweep(
         eval_batches: the same.
         evaluations: the same.
         evaluated: the same.
+        summarised: the same.
         hopeless: the same.
         capacity: of the program, for as many trials; at least their number.
 
@@ -98,6 +102,7 @@ def sweep(
         ("eval_batches", eval_batches),
         ("evaluations", evaluations),
         ("evaluated", evaluated),
+        ("summarised", summarised),
     )
     curves = _program(settings, structure, shapes)(*given)
     back = np.argsort(order)[:count]

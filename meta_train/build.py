@@ -1,5 +1,6 @@
 """From a config to the objects of a run."""
 
+import fnmatch
 import inspect
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 import l2o
 from l2o.config import build, nearest, require_positive
 from l2o.learned import ARCHITECTURES
-from l2o.learned.base import LearnedOptimizer, Theta
+from l2o.learned.base import LearnedOptimizer, tensors_by_path
 from meta_test.families import build_family, choose
 from meta_test.suites import suite_named
 from meta_train.config import EstimatorConfig, OuterConfig, TrainConfig
@@ -230,32 +231,42 @@ def build_outer_optimizer(
     return tx
 
 
-def warm_start(source: str, lopt: LearnedOptimizer) -> Theta:
-    """Theta of a checkpoint, as the first theta of a run with `lopt`.
+def warm_start(
+    source: str, lopt: LearnedOptimizer, patterns: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Tensors of a checkpoint, for the first theta of a run with `lopt`.
 
     Args:
         source: the name of a released optimizer, or a directory.
-        lopt: the architecture of the run; its theta must have the same tensors.
+        lopt: the architecture of the run.
+        patterns: of the tensors that are meant; empty for all, of which none may be
+            left over in the checkpoint.
+
+    Returns:
+        By paths like `mlp/0/w`.
 
     Raises:
-        ValueError: there is no such checkpoint, or its theta has other tensors.
+        ValueError: there is no such checkpoint, or a tensor that is meant is not the
+            same in both, or a pattern means none.
     """
     other, theta = l2o.load(source)
-    shapes = [
-        {
-            jax.tree_util.keystr(path, simple=True, separator="/"): x.shape
-            for path, x in jax.tree.leaves_with_path(tree)
-        }
-        for tree in (theta, jax.eval_shape(lopt.init_theta, jax.random.key(0)))
-    ]
-    for path in sorted({*shapes[0], *shapes[1]}):
-        found, wanted = (s.get(path, "no such tensor") for s in shapes)
+    theirs = tensors_by_path(theta)
+    ours = tensors_by_path(jax.eval_shape(lopt.init_theta, jax.random.key(0)))
+    meant = sorted({*theirs, *ours})
+    if patterns:
+        by_tensor(lopt, 0.0, [(pattern, 1.0) for pattern in patterns])
+        meant = [p for p in ours if any(fnmatch.fnmatchcase(p, x) for x in patterns)]
+    for path in meant:
+        found, wanted = (
+            side[path].shape if path in side else "no such tensor"
+            for side in (theirs, ours)
+        )
         if found != wanted:
             raise ValueError(
                 f"warm_start must have the tensors of {type(lopt).__name__}, {path} of "
                 f"{source} ({type(other).__name__}) is {found} and not {wanted}"
             )
-    return theta
+    return {path: theirs[path] for path in meant}
 
 
 def block_mesh(config: EstimatorConfig) -> Mesh:

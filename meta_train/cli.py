@@ -82,6 +82,9 @@ class Eval(Common):
     multipliers: int = 0
     """So many factors of the updates of each learned optimizer are tried, in a
     contender of its own beside the untuned one."""
+    guard: bool = False
+    """Run every learned optimizer also under l2o.guard, in a contender of its own, and
+    the Adam that guards fall back to alone."""
     cards: bool = False
     """Add report cards: how far each optimizer converges, from any weights, fast,
     generalises, is robust, small and needs no tuning. That takes further trainings on
@@ -396,6 +399,7 @@ def _eval(command: Eval) -> int:
         random=command.random,
         tuning_seeds=command.tuning_seeds,
         multipliers=command.multipliers,
+        guards=command.guard,
         with_cards=command.cards,
         fresh=command.fresh,
         out=Path(command.out or Path("reports") / "-".join(dict.fromkeys(parts))),

@@ -108,7 +108,7 @@ def train(
     if settings.validation.suite:
         suite_named(settings.validation.suite, where="validation.suite")
     if settings.warm_start and not directory.has_run:
-        warm_start(settings.warm_start, trainer.lopt)
+        warm_start(settings.warm_start, trainer.lopt, settings.warm_start_tensors)
     deadline = None
     if allowed is not None:
         deadline = began + allowed - (_reserve(judged, allowed) if judged else 0.0)
@@ -179,6 +179,7 @@ def evaluate(
     random: int,
     tuning_seeds: int,
     multipliers: int,
+    guards: bool,
     with_cards: bool,
     fresh: bool,
     out: Path,
@@ -188,7 +189,11 @@ def evaluate(
     use_all_cores()
     chosen = suite_named(suite_name)
     protocol = Protocol(
-        tuning_seeds=tuning_seeds, multipliers=multipliers, rates=rates, random=random
+        tuning_seeds=tuning_seeds,
+        multipliers=multipliers,
+        guards=guards,
+        rates=rates,
+        random=random,
     )
     if cells:
         chosen = chosen.restricted_to(*cells)

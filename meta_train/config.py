@@ -201,6 +201,8 @@ class TrainConfig:
         optimizer: `arch`, and the fields of that architecture.
         warm_start: a released optimizer or a directory to take the first theta from;
             empty to draw it.
+        warm_start_tensors: patterns of the tensors, like `"mlp/*"`, that are taken from
+            there, while others are drawn; empty for all.
         task: a table with `family`, where it has one `data`, and the fields of that
             family; or a list of such tables, each with a `name` and a `weight` if they
             are not to be the family's and 1; or a table with `suite`, whose cells'
@@ -224,6 +226,7 @@ class TrainConfig:
     meta_loss: dict[str, Any] = dataclasses.field(default_factory=dict)
     seed: int = 0
     warm_start: str = ""
+    warm_start_tensors: tuple[str, ...] = ()
     estimator: EstimatorConfig = dataclasses.field(default_factory=EstimatorConfig)
     outer: OuterConfig = OuterConfig()
     outer_optimizer: dict[str, Any] = dataclasses.field(

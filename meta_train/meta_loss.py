@@ -18,6 +18,7 @@ class Readings(NamedTuple):
     made: jax.Array  # [n], bool: the inner steps that were made, one or more
     fresh: jax.Array  # [samples], at the end on new training batches, if asked for
     held_out: jax.Array  # [samples], at the end on `outer_valid`, if asked for
+    done: jax.Array  # shape=(): the part of the problem that is over at the end
 
 
 def _mean(readings: Readings) -> jax.Array:
@@ -53,7 +54,8 @@ class MetaLoss:
     $$ (1 - w)\, R(s(L_1), \ldots, s(L_n)) + w \, \mathrm{mean}_k\, s(V_k) $$
 
     with the training losses $L_t$, the losses $V_k$ on batches of the split
-    `outer_valid` after the last step, a reduction R and a scale s.
+    `outer_valid` after the last step, a reduction R and a scale s; times
+    $(1 + l) f^l$, with f the part of the problem that is over then.
 
     Attributes:
         reduce: R. `mean` rewards an early fall; `last` and `minimum` see the end and
@@ -63,6 +65,8 @@ class MetaLoss:
         floor: losses well below it are all as good, on the scale `log`.
         held_out: w, between 0 and 1.
         samples: batches of `final` and of the held-out loss.
+        late: l. At 0 all windows of a problem count alike, so that an early fall and a
+            low end are worth the same; at 2, the last quarter has 58 % of the weight.
         cap: where above 0, a normalised loss that is larger, or not finite, counts as
             this; else what is not finite is left out of the meta-gradient.
     """
@@ -72,6 +76,7 @@ class MetaLoss:
     floor: float = 1e-3
     held_out: float = 0.0
     samples: int = 1
+    late: float = 0.0
     cap: float = 0.0
 
     def __post_init__(self) -> None:
@@ -84,6 +89,7 @@ class MetaLoss:
         require_positive("floor", self.floor)
         require_range("held_out", self.held_out, 0.0, 1.0)
         require_positive_int("samples", self.samples)
+        require_range("late", self.late, 0.0, 100.0)
         require_range("cap", self.cap, 0.0, 1e6)
 
     @property
@@ -105,15 +111,23 @@ class MetaLoss:
         ):
             finite &= jnp.all(jnp.isfinite(losses) | ~jnp.asarray(counted))
             bounded.append(self._scaled(losses))
-        scaled = Readings(bounded[0], readings.made, bounded[1], bounded[2])
+        scaled = readings._replace(
+            steps=bounded[0], fresh=bounded[1], held_out=bounded[2]
+        )
+        value = self._combined(scaled)
+        if self.late > 0.0:
+            value *= (1.0 + self.late) * readings.done**self.late
+        return value, finite
+
+    def _combined(self, scaled: Readings) -> jax.Array:
         # Not products with zero, which a loss that is not finite would survive.
         if self.held_out == 0.0:
-            return REDUCTIONS[self.reduce](scaled), finite
+            return REDUCTIONS[self.reduce](scaled)
         held_out = jnp.mean(scaled.held_out)
         if self.held_out == 1.0:
-            return held_out, finite
+            return held_out
         train = REDUCTIONS[self.reduce](scaled)
-        return (1.0 - self.held_out) * train + self.held_out * held_out, finite
+        return (1.0 - self.held_out) * train + self.held_out * held_out
 
     def _scaled(self, losses: jax.Array) -> jax.Array:
         if self.cap > 0.0:

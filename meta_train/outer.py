@@ -1,6 +1,7 @@
 """One pure outer step: estimate a meta-gradient on every family, move theta."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,12 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from l2o.learned.base import LearnedOptimizer, Theta, unflatten
+from l2o.learned.base import (
+    LearnedOptimizer,
+    Theta,
+    tensors_by_path,
+    unflatten,
+)
 from meta_train.config import OuterConfig
 from meta_train.estimators.base import GradientEstimator, MetaGradient, fixed_order_sum
 from meta_train.perturb import by_tensor
@@ -126,16 +132,19 @@ class OuterTrainer:
     tx: optax.GradientTransformation = dataclasses.field(metadata={"static": True})
     config: OuterConfig = dataclasses.field(metadata={"static": True})
 
-    def init(self, key: jax.Array, theta: Theta | None = None) -> OuterState:
+    def init(
+        self, key: jax.Array, given: Mapping[str, jax.Array] | None = None
+    ) -> OuterState:
         """The state before the first outer step.
 
         Args:
             key: of the run.
-            theta: to begin with, in the place of one that is drawn.
+            given: tensors of theta, by paths like `mlp/0/w`, in the place of those that
+                are drawn.
         """
         theta_key, particle_key, run_key = jax.random.split(key, 3)
-        drawn = self.lopt.init_theta(theta_key) if theta is None else theta
-        flat, _ = ravel_pytree(drawn)
+        drawn = tensors_by_path(self.lopt.init_theta(theta_key))
+        flat, _ = ravel_pytree([(given or {}).get(p, x) for p, x in drawn.items()])
         families = len(self.estimators)
         return OuterState(
             theta=flat,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from l2o.config import nearest, require_positive, require_range
-from l2o.learned.base import LearnedOptimizer
+from l2o.learned.base import LearnedOptimizer, tensors_by_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +60,7 @@ def by_tensor(
         ValueError: a pattern matches nothing.
     """
     shapes = jax.eval_shape(lopt.init_theta, jax.random.key(0))
-    leaves = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree.leaves_with_path(shapes)
-    }
+    leaves = tensors_by_path(shapes)
     for pattern, _ in values:
         if not any(fnmatch.fnmatchcase(path, pattern) for path in leaves):
             raise ValueError(

@@ -185,8 +185,9 @@ class _Loop:
 
     def _drawn(self, key: jax.Array) -> OuterState:
         source, lopt = self._config.warm_start, self._trainer.lopt
-        theta = warm_start(source, lopt) if source else None
-        return jax.jit(lambda trainer: trainer.init(key, theta))(self._trainer)
+        patterns = self._config.warm_start_tensors
+        taken = warm_start(source, lopt, patterns) if source else {}
+        return jax.jit(lambda trainer: trainer.init(key, taken))(self._trainer)
 
     def _compile(self, shapes: OuterState, sharding: OuterState) -> Any:
         self._progress.line(f"compiling, {len(jax.devices())} devices")

@@ -10,6 +10,8 @@ from l2o.learned.celo_adam import CeloAdam as CeloAdam
 from l2o.learned.learnable_adam import LearnableAdam as LearnableAdam
 from l2o.learned.learnable_sgd import LearnableSGD as LearnableSGD
 from l2o.learned.lstm import LSTM as LSTM
+from l2o.learned.muon_lstm import MuonLSTM as MuonLSTM
+from l2o.learned.muon_mlp import MuonMLP as MuonMLP
 from l2o.learned.relative_mlp import RelativeMLP as RelativeMLP
 from l2o.learned.rnnprop import RNNProp as RNNProp
 from l2o.learned.small_fc import SmallFC as SmallFC
@@ -21,6 +23,8 @@ ARCHITECTURES: dict[str, type[LearnedOptimizer]] = {
     "learnable_adam": LearnableAdam,
     "small_fc": SmallFC,
     "relative_mlp": RelativeMLP,
+    "muon_mlp": MuonMLP,
+    "muon_lstm": MuonLSTM,
     "lstm": LSTM,
     "rnnprop": RNNProp,
     "velo": VeLO,

@@ -99,6 +99,14 @@ def unflatten(lopt: LearnedOptimizer, flat: jax.Array) -> Theta:
     return ravel_pytree(zeros)[1](flat)
 
 
+def tensors_by_path(theta: Theta) -> dict[str, Any]:
+    """The tensors of theta, or their shapes, by paths like `mlp/0/w`, in order."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree.leaves_with_path(theta)
+    }
+
+
 def map_tensors(
     update_one: Callable[..., tuple[jax.Array, Any]], updates: Any, *others: Any
 ) -> tuple[Any, Any]:

@@ -33,6 +33,11 @@ def dense(layer: Any, x: jax.Array) -> jax.Array:
     return x @ layer["w"] + bias
 
 
+def zeros_like(layer: Any) -> Any:
+    """A layer whose outputs are zero."""
+    return jax.tree.map(jnp.zeros_like, layer)
+
+
 def mlp_init(key: jax.Array, sizes: Sequence[int]) -> list[dict[str, jax.Array]]:
     """Layers of an MLP with `sizes[0]` inputs and `sizes[-1]` outputs."""
     keys = jax.random.split(key, len(sizes) - 1)

@@ -10,6 +10,7 @@ from meta_test.suites.digits import DIGITS, QUICK
 from meta_test.suites.ood import OOD, OOD_SMALL
 from meta_test.suites.probes import HORIZONS, REPARAM, WIDTHS
 from meta_test.suites.train import TRAIN, TRAIN_SMALL
+from meta_test.suites.validation import VALIDATION
 
 
 SUITES = {
@@ -19,6 +20,7 @@ SUITES = {
         DIGITS,
         TRAIN_SMALL,
         TRAIN,
+        VALIDATION,
         OOD_SMALL,
         OOD,
         HORIZONS,

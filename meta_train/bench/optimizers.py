@@ -11,6 +11,8 @@ from l2o.learned import (
     LearnableAdam,
     LearnableSGD,
     LearnedOptimizer,
+    MuonLSTM,
+    MuonMLP,
     RelativeMLP,
     RNNProp,
     SmallFC,
@@ -30,6 +32,8 @@ OPTIMIZERS: dict[str, LearnedOptimizer] = {
     "celo2-base": Celo2(orthogonalize=False),
     "celo2": Celo2(),
     "relative_mlp": RelativeMLP(),
+    "muon_mlp": MuonMLP(),
+    "muon_lstm": MuonLSTM(),
     "lstm": LSTM(),
     "rnnprop": RNNProp(),
 }

@@ -250,7 +250,10 @@ class WindowEstimator(GradientEstimator):
                 for split, samples in self.meta_loss.samples_of.items()
             )
             made = jnp.arange(losses.size) < count * window
-            value, finite = self.meta_loss(Readings(losses, made, fresh, held_out))
+            done = after.step / jnp.maximum(after.horizon, 1)
+            value, finite = self.meta_loss(
+                Readings(losses, made, fresh, held_out, done)
+            )
             return value, (after, finite)
 
         return self.method.outcome(loss, theta)

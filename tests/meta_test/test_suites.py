@@ -142,6 +142,17 @@ def test_ood_has_no_seed_of_train():
     assert seen.isdisjoint(unseen)
 
 
+def test_validation_is_neither_trained_on_nor_judged_by():
+    """Its data are those of the train suites, which ood has none of."""
+    cells = SUITES["validation"].cells
+    data = set().union(*map(data_of, cells))
+    assert data <= set().union(*map(data_of, cells_of(TRAIN)))
+    for others in (TRAIN, OOD):
+        assert set(map(shapes_of, cells)).isdisjoint(map(shapes_of, cells_of(others)))
+        seeds = {seed for cell in cells_of(others) for seed in cell.seeds}
+        assert seeds.isdisjoint(seed for cell in cells for seed in cell.seeds)
+
+
 def test_ood_is_as_wide_as_it_is_said_to_be():
     small, whole = OOD
     assert len(small.cells) >= 12
@@ -188,6 +199,7 @@ PUBLISHED = {
     "digits": (1, "bfde3270b4f2e2a7"),
     "train-small": (1, "14102db646a5b4d1"),
     "train": (1, "3da85b68a9686b27"),
+    "validation": (1, "884808d8a1fa9176"),
     "ood-small": (1, "5bc75f77013f6c8f"),
     "ood": (1, "cd76a5b0cb84aece"),
     "horizon": (1, "a9dc8ffd0bc7297a"),

@@ -11,7 +11,8 @@ import pytest
 
 import l2o
 from l2o.config import build
-from l2o.learned import LSTM, SmallFC
+from l2o.learned import LSTM, MuonLSTM, MuonMLP, SmallFC
+from l2o.learned.base import tensors_by_path
 from meta_test.suites import suite_named
 from meta_train.build import (
     build_families,
@@ -266,7 +267,7 @@ def test_a_warm_start_takes_theta_as_it_is(tmp_path):
     theta = lopt.init_theta(jax.random.key(3))
     l2o.save(tmp_path / "saved", lopt, theta)
     got = warm_start(str(tmp_path / "saved"), lopt)
-    jax.tree.map(np.testing.assert_array_equal, got, theta)
+    jax.tree.map(np.testing.assert_array_equal, got, tensors_by_path(theta))
     for other in (LSTM(hidden_size=3, num_layers=1), SmallFC(hidden_size=2)):
         message = rf"^warm_start must have the tensors of {type(other).__name__}, "
         with pytest.raises(ValueError, match=message) as caught:
@@ -274,11 +275,32 @@ def test_a_warm_start_takes_theta_as_it_is(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_a_trainer_begins_with_the_theta_that_it_is_given():
+def test_a_warm_start_may_take_some_tensors_of_another_architecture(tmp_path):
+    source, lopt = MuonMLP(), MuonLSTM()
+    theta = jax.tree.map(lambda x: x + 1.0, source.init_theta(jax.random.key(3)))
+    l2o.save(tmp_path / "saved", source, theta)
+    patterns = ["matrix/*", "vector/*"]
+    got = warm_start(str(tmp_path / "saved"), lopt, patterns)
+    assert sorted(got) == [
+        *("matrix/constants", "matrix/rate", "vector/constants", "vector/rate")
+    ]
+    np.testing.assert_array_equal(got["matrix/rate"], theta["matrix"]["rate"])
+    message = r"^warm_start must have the tensors of MuonLSTM, lstm/cell/b of "
+    with pytest.raises(ValueError, match=message):
+        warm_start(str(tmp_path / "saved"), lopt, ["lstm/*"])
+    with pytest.raises(ValueError, match=r"^a pattern must match a tensor .* 'mlp/\*'"):
+        warm_start(str(tmp_path / "saved"), lopt, ["mlp/*"])
+
+
+def test_a_trainer_begins_with_the_tensors_that_it_is_given():
     trainer = built()
-    theta = trainer.lopt.init_theta(jax.random.key(5))
-    theta = jax.tree.map(lambda x: x + 1.0, theta)
-    state = jax.eval_shape(trainer.init, jax.random.key(0))
-    begun = trainer.init(jax.random.key(0), theta)
+    key = jax.random.key(0)
+    drawn = tensors_by_path(trainer.result(trainer.init(key)))
+    first, *others = drawn
+    begun = trainer.init(key, {first: drawn[first] + 1.0})
+    state = jax.eval_shape(trainer.init, key)
     assert jax.tree.structure(begun) == jax.tree.structure(state)
-    jax.tree.map(np.testing.assert_array_equal, trainer.result(begun), theta)
+    got = tensors_by_path(trainer.result(begun))
+    np.testing.assert_array_equal(got[first], drawn[first] + 1.0)
+    for path in others:
+        np.testing.assert_array_equal(got[path], drawn[path])

@@ -13,13 +13,14 @@ from meta_train.meta_loss import REDUCTIONS, MetaLoss, Readings
 NAN, INF = math.nan, math.inf
 
 
-def readings(steps, made=None, fresh=(), held_out=()):
+def readings(steps, made=None, fresh=(), held_out=(), done=1.0):
     count = len(steps) if made is None else made
     return Readings(
         steps=jnp.array(steps, jnp.float32),
         made=jnp.arange(len(steps)) < count,
         fresh=jnp.array(fresh, jnp.float32),
         held_out=jnp.array(held_out, jnp.float32),
+        done=jnp.float32(done),
     )
 
 
@@ -52,6 +53,20 @@ def test_a_logarithm_is_taken_of_every_loss_before_they_are_reduced():
 def test_held_out_losses_are_mixed_in_by_weight(weight, want):
     value, _ = MetaLoss(held_out=weight)(readings([1.0, 3.0], held_out=[5.0, 7.0]))
     assert float(value) == want
+
+
+@pytest.mark.parametrize(
+    ("late", "done", "want"), [(0.0, 0.1, 4.0), (1.0, 0.25, 2.0), (2.0, 0.5, 3.0)]
+)
+def test_late_windows_weigh_more(late, done, want):
+    meta_loss = MetaLoss(held_out=0.5, late=late)
+    value, _ = meta_loss(readings([3.0], held_out=[5.0], done=done))
+    assert float(value) == want
+
+
+def test_weights_of_windows_have_a_mean_of_one():
+    one = lambda done: MetaLoss(late=3.0)(readings([1.0], done=done))[0]
+    assert np.mean([one(i / 400) for i in range(1, 401)]) == pytest.approx(1, rel=1e-2)
 
 
 def test_a_share_that_is_not_asked_for_cannot_spoil_the_rest():

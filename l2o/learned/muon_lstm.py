@@ -1,0 +1,163 @@
+"""A hypernetwork with an LSTM per tensor over orthogonalised, relative steps."""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from l2o.config import require_positive_int
+from l2o.learned.accumulators import TensorStats, init_stats
+from l2o.learned.base import (
+    LearnedOptimizer,
+    Theta,
+    require_num_steps,
+    require_params,
+)
+from l2o.learned.groups import group_tensors, init_groups, ungroup
+from l2o.learned.loss_features import NUM_LOSS_FEATURES
+from l2o.learned.muon_control import (
+    NUM_CONTROLS,
+    control_init,
+    make_controls,
+    num_features,
+    plan_features,
+)
+from l2o.learned.muon_step import (
+    MUON_DECAYS,
+    NUM_INPUTS,
+    matrices,
+    muon_steps,
+    read_tensors,
+)
+from l2o.learned.network import dense, mlp_init, zeros_like
+from l2o.learned.relative_mlp import initial_rms
+from l2o.learned.tensor_lstm import (
+    TensorLSTMState,
+    init_tensor_lstm_state,
+    move_lstm,
+    observe,
+    tensor_lstm_init,
+)
+
+
+class MuonLSTMState(NamedTuple):
+    """State of `MuonLSTM`."""
+
+    lstm: TensorLSTMState  # a row per tensor
+    unit: jax.Array  # shape=(tensors,): root mean squares at initialisation
+    stats: dict[str, TensorStats]  # by shape, with an axis along its tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class MuonLSTM(LearnedOptimizer):
+    r"""An LSTM per tensor writes the controls and the MLP of each step.
+
+    `l2o.learned.muon_step` has the step. The LSTM reads the features of its tensor, the
+    fraction of training that is done and the course of the loss; tensors exchange a
+    maximum over a linear map of these, as in `VeLO`. With its output h,
+
+    $$ y = c + W h, \qquad \log \lambda = 4 (y_1 + a \cdot z), \quad
+       \log \delta = 4 y_2, \ldots, \qquad
+       \mathrm{MLP} = \sum_k \left(\tfrac1K + (V h)_k\right) \mathrm{MLP}_k $$
+
+    with one c and one a for matrices and others for other tensors, and K stored MLPs.
+
+    As theta is drawn, W, V and the last layers of the MLPs are zero: it begins where
+    `MuonMLP` begins.
+
+    Attributes:
+        lstm_size: width of the LSTM.
+        mixtures: K.
+        hidden_size: width of the per-parameter MLPs.
+        hidden_layers: number of their hidden layers.
+
+    Source: this project; hypernetwork, mixtures and loss features after VeLO (Metz et
+    al. 2022, arXiv 2211.09760), orthogonalised momentum after Muon (Jordan et al.
+    2024).
+    """
+
+    lstm_size: int = 16
+    mixtures: int = 4
+    hidden_size: int = 4
+    hidden_layers: int = 1
+
+    needs_value: ClassVar[bool] = True
+    inputs: ClassVar[str] = "gradient, its averages, parameter, fraction done, loss"
+    source: ClassVar[str] = "this project"
+
+    def __post_init__(self) -> None:
+        for name in ("lstm_size", "mixtures", "hidden_size", "hidden_layers"):
+            require_positive_int(name, getattr(self, name))
+
+    @property
+    def needs_num_steps(self) -> bool:
+        return True
+
+    def init_theta(self, key: jax.Array) -> Theta:
+        mlps_key, lstm_key = jax.random.split(key)
+        features = num_features(timed=True) + NUM_LOSS_FEATURES
+        sizes = [NUM_INPUTS, *[self.hidden_size] * self.hidden_layers, 1]
+        *inner, last = jax.vmap(lambda k: mlp_init(k, sizes))(
+            jax.random.split(mlps_key, self.mixtures)
+        )
+        heads = {"controls": NUM_CONTROLS, "mixture": self.mixtures}
+        drawn = tensor_lstm_init(lstm_key, features, self.lstm_size, heads)
+        layers = {k: v for k, v in drawn["lstm"].items() if k != "unused"}
+        return {
+            "mlps": [*inner, zeros_like(last)],
+            "lstm": layers | {name: zeros_like(layers[name]) for name in heads},
+            "initial_state": drawn["initial_state"],
+            **control_init(timed=True),
+        }
+
+    def with_theta(
+        self, theta: Theta, *, num_steps: int | jax.Array | None = None
+    ) -> optax.GradientTransformationExtraArgs:
+        require_num_steps(self, num_steps)
+
+        def init(params: optax.Params) -> MuonLSTMState:
+            rows = len(jax.tree.leaves(params))
+            return MuonLSTMState(
+                lstm=init_tensor_lstm_state(theta, rows, num_steps),
+                unit=initial_rms(params),
+                stats=init_groups(params, lambda p: init_stats(p, MUON_DECAYS)),
+            )
+
+        def update(
+            updates: optax.Updates,
+            state: Any,
+            params: optax.Params | None = None,
+            *,
+            value: jax.Array | None = None,
+            **extra_args: Any,
+        ) -> tuple[optax.Updates, MuonLSTMState]:
+            del extra_args
+            require_params(self, params)
+            tensors = group_tensors(updates, params)
+            read = read_tensors(tensors, state.stats, state.unit, state.lstm.step)
+            plan = plan_features(state.lstm.step, state.lstm.num_steps)
+            features = read.with_shared(plan)
+            course, lstm = observe(self, state.lstm, value, state.lstm.num_steps)
+            losses = course[-NUM_LOSS_FEATURES:]
+            losses = jnp.broadcast_to(losses, (len(features), NUM_LOSS_FEATURES))
+            inputs = jnp.concatenate([features, losses], axis=1)
+            out, lstm = move_lstm(theta["lstm"], inputs, lstm)
+            shares = 1 / self.mixtures + dense(theta["lstm"]["mixture"], out)
+            controls = make_controls(
+                theta,
+                features,
+                matrices(params),
+                dense(theta["lstm"]["controls"], out),
+                mlp=jax.tree.map(
+                    lambda stored: jnp.tensordot(shares, stored, 1), theta["mlps"]
+                ),
+            )
+            steps = muon_steps(lambda own: own, tensors, read, controls, state.unit)
+            return (
+                ungroup(updates, tensors, steps),
+                MuonLSTMState(lstm=lstm, unit=state.unit, stats=read.stats),
+            )
+
+        return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,183 @@
+"""The step of `MuonMLP` and `MuonLSTM`, against plain arithmetic of one tensor."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from l2o.learned import MuonLSTM, MuonMLP
+from l2o.learned.celo2 import newton_schulz
+from l2o.learned.groups import BATCHED
+from l2o.learned.muon_control import plan_features
+from l2o.learned.muon_step import as_matrix, is_matrix
+
+
+BOTH = [
+    MuonMLP(hidden_size=3, control_size=2),
+    MuonMLP(hidden_size=3, control_size=2, timed=False),
+    MuonLSTM(lstm_size=3, mixtures=2, hidden_size=3),
+]
+HORIZON = 40
+SHAPES = {"matrix": (5, 4), "conv": (2, 3, 2, 4), "bias": (4,), "gain": ()}
+
+
+def arrays(seed, shapes=SHAPES, scale=1.0):
+    rng = np.random.default_rng(seed)
+    draw = lambda shape: np.float32(scale * rng.normal(size=shape))
+    return {name: draw(shape) for name, shape in shapes.items()}
+
+
+def random_theta(lopt, scale=0.3):
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda x: np.asarray(x) + scale * rng.normal(size=x.shape).astype(np.float32),
+        lopt.init_theta(jax.random.key(0)),
+    )
+
+
+def follow(lopt, theta, params, grads, values=None):
+    """The updates of every step, at parameters that follow them."""
+    tx = lopt.with_theta(theta, num_steps=HORIZON)
+    update = jax.jit(tx.update)
+    state, found = jax.jit(tx.init)(params), []
+    for t, g in enumerate(grads):
+        value = np.float32(3.0 - 0.3 * t if values is None else values[t])
+        updates, state = update(g, state, params, value=value)
+        params = jax.tree.map(jnp.add, params, updates)
+        found.append(updates)
+    return found, state
+
+
+def rms(x):
+    return float(np.sqrt(np.mean(np.square(np.asarray(x, np.float64)))))
+
+
+@pytest.mark.parametrize("lopt", BOTH, ids=str)
+@pytest.mark.parametrize(
+    ("loss_scale", "scale"), [(1e3, 1.0), (1e-3, 1.0), (1.0, 1e3), (1.0, 1e-3)]
+)
+def test_units_of_loss_and_parameters_do_not_matter(lopt, loss_scale, scale):
+    """Loss times c and parameters times d: gradients times c / d, steps times d."""
+    theta, params = random_theta(lopt), arrays(1)
+    grads = [arrays(2 + t) for t in range(4)]
+    values = np.array([3.0, 2.0, 2.5, 1.0])
+    want, _ = follow(lopt, theta, params, grads, values)
+    got, _ = follow(
+        lopt,
+        theta,
+        jax.tree.map(lambda p: scale * p, params),
+        [jax.tree.map(lambda g: loss_scale / scale * g, tree) for tree in grads],
+        loss_scale * values,
+    )
+    for name in SHAPES:
+        for mine, theirs in zip(want, got, strict=True):
+            # Newton-Schulz enlarges what rounding does to the smallest directions.
+            np.testing.assert_allclose(
+                theirs[name] / scale, mine[name], rtol=2e-3, atol=2e-5, err_msg=name
+            )
+
+
+def test_untrained_it_is_muon_and_adam_in_units_of_the_initial_weights():
+    lopt = MuonMLP()
+    theta = lopt.init_theta(jax.random.key(0))
+    params, grads = arrays(1), [arrays(2 + t) for t in range(5)]
+    found, _ = follow(lopt, theta, params, grads)
+    momenta = {d: jax.tree.map(np.zeros_like, params) for d in (0.9, 0.99)}
+    second = jax.tree.map(np.zeros_like, params)
+    at = params
+    for t, g in enumerate(grads):
+        for d, m in momenta.items():
+            momenta[d] = jax.tree.map(lambda m, g, d=d: d * m + (1 - d) * g, m, g)
+        second = jax.tree.map(lambda v, g: 0.998 * v + 0.002 * g * g, second, g)
+        plan = ((1 - t / HORIZON) ** 0.9) * np.sqrt(
+            min(1.0, (t + 1) / (1 + 0.03 * HORIZON))
+        )
+        for name, p in at.items():
+            kind = theta["matrix" if is_matrix(p.shape) else "vector"]["constants"]
+            inputs = [g[name], momenta[0.9][name], momenta[0.99][name]]
+            inputs += [x / np.sqrt(second[name]) for x in inputs]
+            d = sum(
+                s * x / rms(x) for s, x in zip(np.array(kind[3:]), inputs, strict=True)
+            )
+            move = d / rms(d)
+            if is_matrix(p.shape):
+                turned = np.asarray(newton_schulz(d.reshape(as_matrix(p.shape))))
+                turned = turned.reshape(p.shape) / rms(turned)
+                move = turned + float(kind[2]) * (move - turned)
+            rate = plan * np.exp(4 * float(kind[0]))
+            decay = np.exp(4 * float(kind[1]))
+            want = -rate * (rms(params[name]) * move + decay * p)
+            np.testing.assert_allclose(
+                found[t][name], want, rtol=1e-3, atol=1e-5, err_msg=f"{name} {t}"
+            )
+        at = jax.tree.map(jnp.add, at, found[t])
+
+
+def test_all_begin_at_the_same_steps():
+    """The networks of both have outputs of zero before meta-training."""
+    params, grads = arrays(1), [arrays(2 + t) for t in range(3)]
+    one, other = (
+        follow(lopt, lopt.init_theta(jax.random.key(3)), params, grads)[0]
+        for lopt in (MuonMLP(), MuonLSTM())
+    )
+    for a, b in zip(one, other, strict=True):
+        for name in SHAPES:
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("lopt", BOTH, ids=str)
+@pytest.mark.parametrize("gradient", [0.0, 1e-12, 1e10])
+def test_no_step_is_longer_than_the_bound(lopt, gradient):
+    """Rate and decay are at most 1, the direction at most 1 + 2 |w|."""
+    theta, params = random_theta(lopt, 3.0), arrays(1)
+    theta["matrix"]["constants"][2] = theta["vector"]["constants"][2] = 0.5
+    heads = theta.get("lstm", theta)
+    heads["controls"] = jax.tree.map(np.zeros_like, heads["controls"])
+    [updates], _ = follow(lopt, theta, params, [arrays(2, scale=gradient)])
+    for name, p in params.items():
+        assert np.isfinite(updates[name]).all()
+        assert rms(updates[name]) <= (1 + 2 * 0.5) * rms(p) + rms(p) + 1e-6
+
+
+def test_large_tensors_are_moved_as_small_ones_are():
+    """Above `BATCHED` they go through a loop, not side by side."""
+    shape = (129, 128)
+    assert np.prod(shape) > BATCHED
+    lopt = MuonMLP()
+    theta = random_theta(lopt, 0.1)
+    names = ("a", "b")
+    params, grads = (arrays(i, dict.fromkeys(names, shape)) for i in (1, 2))
+    [both], _ = follow(lopt, theta, params, [grads])
+    for name in names:
+        # With two of it the means over tensors and their number are the same.
+        twice = dict.fromkeys(names, params[name]), dict.fromkeys(names, grads[name])
+        [alone], _ = follow(lopt, theta, twice[0], [twice[1]])
+        np.testing.assert_array_equal(alone["a"], alone["b"])
+    assert np.isfinite(both["a"]).all()
+
+
+def test_the_plan_is_made_of_powers():
+    features = np.asarray(plan_features(jnp.int32(30), jnp.float32(40.0)))
+    left, warm, horizon = np.exp(4 * features[:3])
+    np.testing.assert_allclose([left, warm, horizon], [0.25, 1.0, 0.04], rtol=1e-5)
+    # After its end the plan stays at its last step.
+    after = np.exp(4 * np.asarray(plan_features(jnp.int32(99), jnp.float32(40.0)))[0])
+    np.testing.assert_allclose(after, 1 / 40, rtol=1e-5)
+    start = np.exp(4 * np.asarray(plan_features(jnp.int32(0), jnp.float32(100.0)))[1])
+    np.testing.assert_allclose(start, 1 / 4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows", "matrix"),
+    [
+        ((), (1, 1), False),
+        ((7,), (1, 7), False),
+        ((7, 1), (7, 1), False),
+        ((1, 7), (1, 7), False),
+        ((3, 4), (3, 4), True),
+        ((3, 3, 2, 5), (18, 5), True),
+    ],
+)
+def test_what_is_a_matrix(shape, rows, matrix):
+    assert as_matrix(shape) == rows
+    assert is_matrix(shape) == matrix
