@@ -1,6 +1,5 @@
 """From a config to the objects of a run."""
 
-import fnmatch
 import inspect
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,7 +26,7 @@ from meta_train.estimators.span import SPANS
 from meta_train.estimators.windows import AXIS, WindowEstimator
 from meta_train.meta_loss import MetaLoss
 from meta_train.outer import FamilyMix, OuterState, OuterTrainer
-from meta_train.perturb import Gaussian, by_tensor
+from meta_train.perturb import Gaussian, matching, shapes_by_path
 from meta_train.schedules import SCHEDULES, TruncationSchedule
 from tasks import TaskFamily
 
@@ -60,7 +59,8 @@ def build_trainer(
         ("outer.freeze", config.outer.freeze),
     ):
         try:
-            by_tensor(lopt, 1.0, [(pattern, 0.0) for pattern in patterns])
+            for pattern in patterns:
+                matching(lopt, pattern)
         except ValueError as error:
             raise ValueError(f"{field}: {error}") from error
     method = build_method(config.estimator, config.outer.freeze)
@@ -251,11 +251,10 @@ def warm_start(
     """
     other, theta = l2o.load(source)
     theirs = tensors_by_path(theta)
-    ours = tensors_by_path(jax.eval_shape(lopt.init_theta, jax.random.key(0)))
+    ours = shapes_by_path(lopt)
     meant = sorted({*theirs, *ours})
     if patterns:
-        by_tensor(lopt, 0.0, [(pattern, 1.0) for pattern in patterns])
-        meant = [p for p in ours if any(fnmatch.fnmatchcase(p, x) for x in patterns)]
+        meant = [path for pattern in patterns for path in matching(lopt, pattern)]
     for path in meant:
         found, wanted = (
             side[path].shape if path in side else "no such tensor"

@@ -244,6 +244,11 @@ class TrainConfig:
                 "name must be a file name of letters, digits and _.+-, "
                 f"got {self.name!r}"
             )
+        if self.warm_start_tensors and not self.warm_start:
+            raise ValueError(
+                "warm_start_tensors must be left out without a warm_start, got "
+                f"{', '.join(self.warm_start_tensors)}"
+            )
         if (
             self.validation.suite
             and self.validation.every % self.outer.steps_per_dispatch

@@ -66,7 +66,9 @@ class MetaLoss:
         held_out: w, between 0 and 1.
         samples: batches of `final` and of the held-out loss.
         late: l. At 0 all windows of a problem count alike, so that an early fall and a
-            low end are worth the same; at 2, the last quarter has 58 % of the weight.
+            low end are worth the same; at 2, with short windows, the last quarter has
+            58 % of the weight. f is taken at the end of a window: where there are few
+            windows, their mean weight is above 1.
         cap: where above 0, a normalised loss that is larger, or not finite, counts as
             this; else what is not finite is left out of the meta-gradient.
     """

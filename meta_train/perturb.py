@@ -59,20 +59,36 @@ def by_tensor(
     Raises:
         ValueError: a pattern matches nothing.
     """
-    shapes = jax.eval_shape(lopt.init_theta, jax.random.key(0))
-    leaves = tensors_by_path(shapes)
-    for pattern, _ in values:
-        if not any(fnmatch.fnmatchcase(path, pattern) for path in leaves):
-            raise ValueError(
-                f"a pattern must match a tensor of theta, one of {', '.join(leaves)}, "
-                f"got {pattern!r}{nearest(pattern, leaves)}"
-            )
-    parts = []
-    for path, leaf in leaves.items():
-        matches = [v for pattern, v in values if fnmatch.fnmatchcase(path, pattern)]
-        value = matches[-1] if matches else default
-        parts.append(jnp.full((leaf.size,), value, jnp.float32))
-    return jnp.concatenate(parts)
+    chosen = dict.fromkeys(shapes_by_path(lopt), default)
+    for pattern, value in values:
+        chosen |= dict.fromkeys(matching(lopt, pattern), value)
+    return jnp.concatenate(
+        [
+            jnp.full((leaf.size,), chosen[path], jnp.float32)
+            for path, leaf in shapes_by_path(lopt).items()
+        ]
+    )
+
+
+def matching(lopt: LearnedOptimizer, pattern: str) -> list[str]:
+    """The paths of the tensors of theta that a pattern means.
+
+    Raises:
+        ValueError: there are none.
+    """
+    paths = shapes_by_path(lopt)
+    found = fnmatch.filter(paths, pattern)
+    if not found:
+        raise ValueError(
+            f"a pattern must match a tensor of theta, one of {', '.join(paths)}, "
+            f"got {pattern!r}{nearest(pattern, paths)}"
+        )
+    return found
+
+
+def shapes_by_path(lopt: LearnedOptimizer) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of the tensors of theta, by path."""
+    return tensors_by_path(jax.eval_shape(lopt.init_theta, jax.random.key(0)))
 
 
 def antithetic_points(theta: jax.Array, noise: jax.Array) -> jax.Array:

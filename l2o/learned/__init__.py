@@ -1,6 +1,9 @@
 """Learned optimizers: one architecture a file, on shared accumulators and networks.
 
 A new architecture is one file with a frozen dataclass and one row in `ARCHITECTURES`.
+The other files here are what several architectures share: `accumulators`, `features`,
+`loss_features`, `groups`, `network`, `per_parameter`; the steps of a kin, `velo_step`
+and `muon_step`; and what sizes them, `tensor_lstm` and `muon_control`.
 """
 
 from l2o.learned.base import LearnedOptimizer as LearnedOptimizer

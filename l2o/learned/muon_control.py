@@ -24,8 +24,8 @@ NUM_PLAN_FEATURES = 3 + len(TRAINING_FRACTIONS)
 # Of the horizon.
 _WARM_UP = 0.03
 
-# Rate, decay, blend, and the weights of g, m1, m2, g/v, m1/v, m2/v. From a search by
-# CMA-ES over the train suite; `docs/releases.md` has the numbers.
+# Rate, decay, blend, and the weights of g, m1, m2, g/v, m1/v, m2/v: by hand, after some
+# generations of a search on the train suite. They are where meta-training begins.
 _MATRIX = (-0.775, -1.2, 0.3, 0.3, 0.7, 0.0, 0.0, 0.3, 0.0)
 _VECTOR = (-0.75, -1.2, 0.0, 0.0, 0.0, 0.0, 0.3, 0.8, 0.0)
 # Of the plan: the powers of what is left, and of what there is of a warm-up.
@@ -93,7 +93,7 @@ def make_controls(
     )
     y = constants + change
     return Controls(
-        # No step is longer than the tensor itself was at first.
+        # At a rate of 1 a step is as long as the tensor itself was at first.
         rate=jnp.exp(jnp.minimum(GAIN * (y[:, 0] + rate), 0.0)),
         decay=jnp.exp(jnp.minimum(GAIN * y[:, 1], 0.0)),
         blend=y[:, 2],

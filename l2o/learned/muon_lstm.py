@@ -31,7 +31,7 @@ from l2o.learned.muon_step import (
     muon_steps,
     read_tensors,
 )
-from l2o.learned.network import dense, mlp_init, zeros_like
+from l2o.learned.network import dense, mlp_init, zero_layer
 from l2o.learned.relative_mlp import initial_rms
 from l2o.learned.tensor_lstm import (
     TensorLSTMState,
@@ -58,8 +58,8 @@ class MuonLSTM(LearnedOptimizer):
     fraction of training that is done and the course of the loss; tensors exchange a
     maximum over a linear map of these, as in `VeLO`. With its output h,
 
-    $$ y = c + W h, \qquad \log \lambda = 4 (y_1 + a \cdot z), \quad
-       \log \delta = 4 y_2, \ldots, \qquad
+    $$ y = c + W h, \qquad \log \lambda = \min(0, 4 (y_1 + a \cdot z)), \quad
+       \log \delta = \min(0, 4 y_2), \qquad
        \mathrm{MLP} = \sum_k \left(\tfrac1K + (V h)_k\right) \mathrm{MLP}_k $$
 
     with one c and one a for matrices and others for other tensors, and K stored MLPs.
@@ -106,8 +106,8 @@ class MuonLSTM(LearnedOptimizer):
         drawn = tensor_lstm_init(lstm_key, features, self.lstm_size, heads)
         layers = {k: v for k, v in drawn["lstm"].items() if k != "unused"}
         return {
-            "mlps": [*inner, zeros_like(last)],
-            "lstm": layers | {name: zeros_like(layers[name]) for name in heads},
+            "mlps": [*inner, zero_layer(last)],
+            "lstm": layers | {name: zero_layer(layers[name]) for name in heads},
             "initial_state": drawn["initial_state"],
             **control_init(timed=True),
         }

@@ -30,7 +30,7 @@ from l2o.learned.muon_step import (
     muon_steps,
     read_tensors,
 )
-from l2o.learned.network import Layers, dense, mlp_init, zeros_like
+from l2o.learned.network import Layers, dense, mlp_init, zero_layer
 from l2o.learned.relative_mlp import initial_rms
 
 
@@ -51,7 +51,8 @@ class MuonMLP(LearnedOptimizer):
     its controls are
 
     $$ y = c + W_2 \tanh(W_1 z + b), \qquad
-       \log \lambda = 4 (y_1 + a \cdot z), \quad \log \delta = 4 y_2, \ldots $$
+       \log \lambda = \min(0, 4 (y_1 + a \cdot z)), \quad
+       \log \delta = \min(0, 4 y_2) $$
 
     with one c and one a for matrices, and others for other tensors. The network also
     adds to the biases of the MLP's first layer.
@@ -100,9 +101,9 @@ class MuonMLP(LearnedOptimizer):
             control_key, [num_features(self.timed), self.control_size, controls]
         )
         return {
-            "mlp": [*inner, zeros_like(last)],
+            "mlp": [*inner, zero_layer(last)],
             "hidden": hidden,
-            "controls": zeros_like(heads),
+            "controls": zero_layer(heads),
             **control_init(self.timed),
         }
 

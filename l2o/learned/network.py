@@ -33,7 +33,7 @@ def dense(layer: Any, x: jax.Array) -> jax.Array:
     return x @ layer["w"] + bias
 
 
-def zeros_like(layer: Any) -> Any:
+def zero_layer(layer: Any) -> Any:
     """A layer whose outputs are zero."""
     return jax.tree.map(jnp.zeros_like, layer)
 
