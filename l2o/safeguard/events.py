@@ -44,8 +44,10 @@ class GuardEvent(NamedTuple):
 
 def no_events(remembered: int) -> Events:
     """Of a guard that has decided nothing."""
-    zero, none = jnp.zeros((), jnp.int32), jnp.zeros((remembered,), jnp.int32)
-    return Events(zero, zero, none, none, zero)
+    # An array for every field: a state may be donated, and a buffer only once.
+    zero = lambda: jnp.zeros((), jnp.int32)
+    none = lambda: jnp.zeros((remembered,), jnp.int32)
+    return Events(zero(), zero(), none(), none(), zero())
 
 
 def noted(

@@ -18,7 +18,16 @@ from l2o.safeguard.events import (
     no_events,
     noted,
 )
-from l2o.safeguard.levels import Level, Window, above, add, at_end, empty, level_of
+from l2o.safeguard.levels import (
+    Level,
+    Window,
+    above,
+    add,
+    at_end,
+    empty,
+    level_of,
+    unknown,
+)
 
 
 class Mode(enum.IntEnum):
@@ -49,6 +58,7 @@ class GuardState(NamedTuple):
     past: tuple[Level, Level]  # of the last two intervals, the older one first
     first: jax.Array  # the first loss
     rival: tuple[Level, Level]  # of the learned optimizer, in the halves of its leg
+    rival_lowest: jax.Array  # its lowest loss of the later half
     best: Level  # its lowest of a window
     recent: Level  # of the fallback, in its last window
     ends: jax.Array  # shape=(), dtype=jnp.int32: the call at which both are compared
@@ -83,10 +93,15 @@ def guard(
        \tfrac z2 \sqrt{\tfrac94 (v_2^L + v_2^F) + \tfrac14 (v_1^L + v_1^F)} $$
 
     with z = `confidence`: if it is behind, or about to be. After the first and second
-    it is out if it has come less than 1/2 and 3/4 as far, beyond noise. Out is for
-    good: the fallback goes on from the end of its own leg. Else the learned optimizer
-    goes on from the end of its own. A fallback that breaks down in its leg, as below,
-    loses.
+    it is out if it has come less than 1/2 and 3/4 as far, beyond noise. Where half a
+    leg has fewer than 4 losses the noise is not known (after the first below w = 49,
+    after the second below w = 25: `num_steps` of 550 and 310 at the default `cost`),
+    and it is then only out if it has come out above where it began. At every stage it
+    is also out if all its losses of the second half are above the fallback's mean, by
+    noise and what is behind: in an explosion its own variance says nothing. Out is
+    for good: the fallback goes on from the end of its own leg. Else the learned
+    optimizer goes on from the end of its own. A fallback that breaks down in its leg,
+    as below, loses.
 
     **Between.** The parameters after the best window of losses are kept (a window is
     max(8, count/24) losses). It is back to them and on with the fallback, begun afresh,
@@ -104,16 +119,24 @@ def guard(
 
     Where the fallback then ends above the best that was kept, by z deviations, the last
     call (of `num_steps`; without it the one at twice the calls of the switch)
-    `returned` to that.
+    `returned` to that. It is measured in its last window, or where it has had no whole
+    one, in what there is of it.
 
-    **Guarantee.** Who loses the race has cost w/8 + 1 calls, 3w/8 + 3, or w + 5, and
-    from then on the training is the fallback's alone, bit for bit (on the batches of
-    its calls, and with the rate of its schedule there). Who wins it was not worse, as
-    far as noise lets one tell, after w steps from the same start; no window of losses
-    ends more than `rise` and noise above the best one without the way back to that.
+    **Guarantee.** Who loses the race has cost w/8 + 1 calls, 3w/8 + 3, or w + 5 (in
+    short trainings, as above, the latter), and from then on the training is the
+    fallback's alone, to rounding, for the way back from p to q is the addition
+    p + (q - p); bit for bit where the learned optimizer had not moved (on the batches
+    of its calls, and with the rate of its schedule there). Who wins it was not worse,
+    as far as noise lets one tell, after w steps from the same start; no window of
+    losses ends more than `rise` and noise above the best one without the way back to
+    that. In trainings so short that w is below 12 the last stage, too, has fewer than
+    4 losses to decide on, and takes them as if they had no noise or little.
     What is not promised: that the fallback does from the learned optimizer's best what
     it would have done from the start, and that who is merely slow, after the race, is
     found out.
+
+    **In a chain** it is the last one: what alters updates after it would also alter
+    the ways between, which then miss their ends.
 
     **Cost.** At most w + 6 calls, which is `cost` N (70 without `num_steps`; 9 for
     trainings so short that w would be below 3): the legs of the loser, and the ways
@@ -165,28 +188,29 @@ def guard(
     end = _NEVER if num_steps is None else jnp.asarray(num_steps, jnp.int32) - 1
 
     def init(params: optax.Params) -> GuardState:
-        zero = jnp.zeros((), jnp.int32)
-        unknown = Level(jnp.full((), jnp.inf, jnp.float32), jnp.zeros(()))
+        # An array for every field: a state may be donated, and a buffer only once.
+        zero = lambda: jnp.zeros((), jnp.int32)
         return GuardState(
             mode=jnp.asarray(int(Mode.RACE_LEARNED), jnp.int32),
-            step=zero,
-            stage=zero,
-            leg=zero,
-            bad=zero,
+            step=zero(),
+            stage=zero(),
+            leg=zero(),
+            bad=zero(),
             learned=tx.init(params),
             fallback=own.init(params),
-            point=jax.tree.map(jnp.asarray, params),
+            point=jax.tree.map(lambda p: jnp.array(p, copy=True), params),
             size=_size(params),
             before=empty(),
             window=empty(),
             interval=empty(),
-            look=zero,
-            past=(unknown, unknown),
+            look=zero(),
+            past=(unknown(), unknown()),
             first=jnp.full((), jnp.nan, jnp.float32),
-            rival=(unknown, unknown),
-            best=unknown,
-            recent=unknown,
-            ends=jnp.asarray(end, jnp.int32),
+            rival=(unknown(), unknown()),
+            rival_lowest=jnp.full((), jnp.inf, jnp.float32),
+            best=unknown(),
+            recent=unknown(),
+            ends=jnp.array(end, jnp.int32, copy=True),
             events=no_events(remembered),
         )
 
@@ -231,8 +255,15 @@ def guard(
         behind = jnp.array([0.5, 0.25, 0.0])[state.stage]
         behind *= jnp.maximum(first - level.mean, 0.0)
         lost = above(state.rival[1], level, confidence, behind)
+        # An explosion is also one of the variance: then all losses are above.
+        lowest = Level(state.rival_lowest, jnp.zeros_like(state.rival_lowest))
+        lost |= above(lowest, level, confidence, behind)
         theirs = at_end(*state.rival), at_end(level_of(before), level)
-        lost = decides & (lost | (~early & above(*theirs, confidence / 2)))
+        lost |= ~early & above(*theirs, confidence / 2)
+        # Of few losses the noise is not known: the last stage tells, but for one that
+        # has come out above where it began.
+        sure = (window.number >= _FEW) | (state.rival[1].mean > first)
+        lost &= decides & (~early | sure)
         returns = decides & ~lost & early
         gone = ~sane & (state.bad > 0)
         broken = gone & (mode == Mode.RACE_FALLBACK)
@@ -241,7 +272,6 @@ def guard(
         # Of the learned optimizer alone, then of the fallback.
         whole = watched & ~racing & (window.number >= _width(state.step))
         allowed = rise * jnp.maximum(first - state.best.mean, 0.0)
-        # An explosion is also one of the variance: then all losses are above.
         rose = window.lowest > state.best.mean + allowed
         rose |= above(level, state.best, 2 * confidence, allowed)
         rose &= whole & alone
@@ -252,7 +282,10 @@ def guard(
         fails = rose | stalled | (gone & ~falling & ~broken)
         recent = _choose(whole & falling, level, state.recent)
         ends = falling & (state.step == state.ends)
-        ends &= above(recent, state.best, confidence)
+        # One that took over just now has but a part of a window.
+        partial = jnp.isinf(recent.mean) & (window.number > 0)
+        latest = _choose(partial, level, recent)
+        ends &= above(latest, state.best, confidence)
 
         stores = turns | returns | better
         norm = jnp.maximum(state.size, _size(params))
@@ -316,6 +349,7 @@ def guard(
         ).astype(jnp.int32)
         count = jnp.asarray(optax.safe_increment(state.step))
         moved_on = looks & ~falls
+        cleared = whole | ended | falls | wins
         return steps, GuardState(
             mode=jnp.select(
                 [falls, wins, turns, returns],
@@ -330,13 +364,14 @@ def guard(
             fallback=_in_step(own_state, count, falls),
             point=point,
             size=size,
-            before=_choose(ended, empty(), before),
-            window=_choose(whole | ended | falls, empty(), window),
+            before=_choose(cleared, empty(), before),
+            window=_choose(cleared, empty(), window),
             interval=_choose(moved_on | wins, empty(), interval),
             look=jnp.where(moved_on | wins, _next_look(count), state.look),
             past=_choose(moved_on, (past[1], progress), past),
             first=first,
             rival=_choose(turns, (level_of(before), level), state.rival),
+            rival_lowest=jnp.where(turns, window.lowest, state.rival_lowest),
             best=_choose(wins, state.rival[1], _choose(better, level, state.best)),
             recent=recent,
             ends=jnp.where(falls & (state.ends == _NEVER), 2 * count, state.ends),
@@ -347,6 +382,8 @@ def guard(
 
 
 _NEVER = np.iinfo(np.int32).max
+_FEW = 4
+"""Losses of a window that decide before the end of the race."""
 
 
 def _legs(num_steps: int | jax.Array | None, cost: float) -> jax.Array:
@@ -371,18 +408,27 @@ def _next_look(count: jax.Array) -> jax.Array:
 
 def _in_step(state: Any, count: jax.Array, condition: jax.Array) -> Any:
     """A state whose schedules are where the training is, if the condition holds."""
+    # Of an injected schedule; optax exports only what makes it.
+    injected = optax.schedules.WrappedSchedule(optax.constant_schedule(0.0))
     kinds = (
         optax.ScaleByScheduleState,
         optax.InjectHyperparamsState,
         optax.InjectStatefulHyperparamsState,
+        type(jax.eval_shape(injected.init)),
     )
+
+    def within(tree: Any) -> Any:
+        return jax.tree.map(one, tree, is_leaf=lambda node: isinstance(node, kinds))
 
     def one(node: Any) -> Any:
         if not isinstance(node, kinds):
             return node
-        return node._replace(count=jnp.where(condition, count, node.count))
+        # An injected schedule counts in a state of its own, as may what it is given to.
+        parts = {name: within(part) for name, part in node._asdict().items()}
+        parts["count"] = jnp.where(condition, count, node.count)
+        return type(node)(**parts)
 
-    return jax.tree.map(one, state, is_leaf=lambda node: isinstance(node, kinds))
+    return within(state)
 
 
 def _choose(condition: jax.Array, one: Any, other: Any) -> Any:
@@ -404,7 +450,7 @@ def _size(tree: Any) -> jax.Array:
     squares = [
         jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(tree)
     ]
-    return jnp.sqrt(sum(squares, jnp.zeros(())))
+    return jnp.sqrt(sum(squares, jnp.zeros((), jnp.float32)))
 
 
 def _growth(params: Any) -> float:

@@ -6,6 +6,10 @@ import jax
 import jax.numpy as jnp
 
 
+_LARGEST = 1e15
+"""Difference of neighbouring losses; a sum of 1e8 squares is finite in float32."""
+
+
 class Level(NamedTuple):
     """A mean of losses; float32."""
 
@@ -23,17 +27,24 @@ class Window(NamedTuple):
     lowest: jax.Array
 
 
+def unknown() -> Level:
+    """A level that was not measured: above all others, without noise."""
+    return Level(jnp.full((), jnp.inf, jnp.float32), jnp.zeros((), jnp.float32))
+
+
 def empty() -> Window:
     """A window that has seen nothing."""
-    zero = jnp.zeros(())
+    zero = lambda: jnp.zeros((), jnp.float32)
     none = jnp.full((), jnp.inf, jnp.float32)
-    return Window(jnp.zeros((), jnp.int32), zero, zero, zero, none)
+    return Window(jnp.zeros((), jnp.int32), zero(), zero(), zero(), none)
 
 
 def add(window: Window, loss: jax.Array) -> Window:
     """A window that has seen one loss more."""
     count = window.number + 1
     step = jnp.where(window.number > 0, loss - window.last, 0.0)
+    # Beyond that the squares are infinite, and with such noise nothing is above.
+    step = jnp.clip(step, -_LARGEST, _LARGEST)
     return Window(
         number=count,
         mean=window.mean + (loss - window.mean) / count,

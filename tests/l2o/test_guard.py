@@ -12,6 +12,7 @@ from flax.training import train_state
 
 import l2o
 from l2o.safeguard import GuardState, Mode, guard_summary
+from l2o.safeguard.levels import Level, above, add, empty, level_of
 from tests.helpers import assert_no_recompile
 
 
@@ -114,16 +115,16 @@ def alone():
 
 
 def test_one_that_stands_still_costs_its_first_leg_and_the_way_back(alone):
-    """From then on it is the fallback alone, bit for bit, 3 calls later."""
-    losses, path, state = train(plain(0.0))
-    assert decided(state) == [(5, "lost")]
-    np.testing.assert_array_equal(losses[3:], alone[0][:-3])
-    np.testing.assert_array_equal(path[3:], alone[1][:-3])
+    """Of 7 steps where N is 600. From then on it is the fallback alone, bit for bit."""
+    losses, path, state = train(plain(0.0), OWN, 600)
+    assert decided(state) == [(15, "lost")]
+    np.testing.assert_array_equal(losses[8:], alone[0][:-8])
+    np.testing.assert_array_equal(path[8:], alone[1][:-8])
     assert state.mode == Mode.FALLBACK
     assert int(state.events.switches) == 1
 
 
-def test_one_that_is_slower_costs_two_legs(alone):
+def test_one_that_is_slower_costs_its_legs(alone):
     """14 steps and five ways; on the way the parameters are back where they were."""
     losses, path, state = train(plain(0.1))
     assert decided(state) == [(33, "lost")]
@@ -145,6 +146,48 @@ def test_an_equal_one_is_kept():
     assert decided(train(plain(RATE))[2]) == [(33, "won")]
 
 
+@pytest.mark.parametrize(("num_steps", "call"), [(200, 33), (540, 39), (560, 15)])
+def test_few_losses_decide_nothing_before_the_end(num_steps, call):
+    """Before 4 of them are in a half, which is so in legs of 7 steps."""
+    assert decided(train(plain(0.0), OWN, num_steps)[2]) == [(call, "lost")]
+
+
+def test_an_explosion_does_not_win():
+    """Of squares that overflow in float32; every update of it is within proportion."""
+    loss = lambda params: 1e-2 * jnp.sum(params**2) ** 4
+
+    def jump(updates, state, params: Any = None, **extra_args) -> Any:
+        del updates, extra_args
+        return jnp.where(state % 2, 700.0, 900.0) - params, state + 1
+
+    jumps = optax.GradientTransformationExtraArgs(
+        lambda params: jnp.zeros((), jnp.int32), jump
+    )
+    tx = l2o.guard(jumps, descent(1e-3), num_steps=300)
+    losses, path, state = jax.jit(lambda: steps_of(tx, steps=300, loss=loss))()
+    assert np.max(losses) > 1e24
+    assert [reason for _, reason in decided(state)] == ["lost"]
+    assert np.isfinite(path).all()
+    assert losses[-1] < losses[0]
+
+
+def test_growth_is_not_taken_for_noise():
+    """Of losses that grow 8 times a step the deviation is as large as the mean."""
+    losses, _, state = jax.jit(
+        lambda: steps_of(guarded(of_rates(plain(-0.18)), num_steps=600))
+    )()
+    assert decided(state) == [(15, "lost")]
+    assert losses[6] / losses[5] > 6.5
+
+
+def test_squares_of_huge_differences_are_finite():
+    window = empty()
+    for i in range(8):
+        window = add(window, jnp.float32(1e38 if i % 2 else 1e30))
+    assert all(np.isfinite(x) for x in level_of(window))
+    assert above(level_of(window), Level(jnp.float32(1.0), jnp.float32(1.0)), 2.0)
+
+
 @pytest.mark.parametrize("rate", [jnp.nan, 1e6])
 def test_a_fallback_that_breaks_down_has_lost(rate):
     """At the first call of its leg."""
@@ -152,6 +195,31 @@ def test_a_fallback_that_breaks_down_has_lost(rate):
     assert decided(state)[0] == (3, "won")
     assert np.isfinite(path).all()
     assert losses[-1] < losses[3]
+
+
+@pytest.mark.parametrize("refused", [True, False])
+@pytest.mark.parametrize(
+    "update", [0, 1, 3, 5, 10, 13], ids=lambda i: f"stage{(i > 1) + (i > 5)}-{i}"
+)
+def test_its_losses_are_not_the_winners(update, refused):
+    """In whatever leg it breaks down: by an update, or by losses that are no numbers.
+
+    It got far lower by then. What it saw would make a window, and that the best.
+    """
+    gradient = jnp.max(jnp.abs(CURVATURES * bare(plain(RATE))[1][update]))
+    rate = jnp.nan if refused else 300.0 / gradient
+    losses, _, state = race_of_two(plain(1e-3), plain(RATE).at[update].set(rate))
+    call = update + (3, 9, 19)[(update > 1) + (update > 5)]
+    won = call if refused else call + 2
+    assert decided(state)[0] == (won, "won")
+    assert float(state.best.mean) >= 0.999 * np.min(losses[won + 1 :])
+
+
+@jax.jit
+def race_of_two(rates, own):
+    """Where a step of size 300 leads is no loss, though it is in proportion."""
+    loss = lambda p: jnp.where(jnp.max(jnp.abs(p)) > 50, jnp.nan, bowl(p))
+    return steps_of(guarded(of_rates(rates), own), loss=loss)
 
 
 def test_the_length_may_be_unknown():
@@ -171,7 +239,7 @@ def test_weights_that_begin_at_zero_may_grow():
     _, path, state = jax.jit(
         lambda: steps_of(guarded(of_rates(plain(1e-9))), jnp.zeros(8), loss=loss)
     )()
-    assert decided(state) == [(5, "lost")]
+    assert decided(state) == [(33, "lost")]
     np.testing.assert_allclose(path[-1][3:], 1.0, rtol=0.01)
 
 
@@ -219,6 +287,17 @@ def test_where_the_fallback_only_spoils_it_returns_to_the_best():
     assert [reason for _, reason in decided(state)] == ["won", "stalled", "returned"]
     assert decided(state)[-1][0] == STEPS - 1
     np.testing.assert_allclose(losses[-1], losses[81], rtol=1e-5)
+
+
+def test_a_fallback_that_took_over_just_now_is_measured_by_what_there_is():
+    """Less than a window before the end: it is kept where it has not spoiled it."""
+    rates = faulty(after(177, jnp.nan))
+    losses, _, state = train(rates)
+    assert decided(state) == [(33, "won"), (197, "refused")]
+    assert losses[-1] < losses[198]
+    losses, _, state = train(faulty(after(190, jnp.nan)), plain(-10.0))
+    assert decided(state) == [(4, "won"), (193, "refused"), (199, "returned")]
+    np.testing.assert_allclose(losses[-1], losses[194], rtol=1e-5)
 
 
 FAULTS = {
@@ -333,24 +412,50 @@ def test_it_keeps_one_float_a_parameter_beside_the_states():
     assert beside <= 50 + 2 * 8
 
 
+def decaying(rate: Any = 0.0) -> Any:
+    """Two rates: one that is given, or injected, and one of a schedule inside."""
+    return optax.chain(
+        optax.sgd(rate), optax.scale_by_schedule(optax.linear_schedule(1.0, 0.0, STEPS))
+    )
+
+
+LINE = optax.linear_schedule(0.1, 0.0, STEPS)
+
+
 @pytest.mark.parametrize(
-    "own",
+    ("own", "power"),
     [
-        optax.inject_hyperparams(optax.sgd)(optax.linear_schedule(0.1, 0.0, STEPS)),
-        optax.adam(optax.cosine_decay_schedule(0.1, STEPS)),
+        (optax.sgd(LINE), 1),
+        (optax.adam(LINE), None),
+        (optax.inject_hyperparams(optax.sgd)(LINE), 1),
+        (optax.inject_hyperparams(decaying)(0.1), 1),
+        (optax.inject_hyperparams(decaying)(LINE), 2),
+        (optax.chain(optax.clip(1e9), optax.inject_hyperparams(optax.sgd)(LINE)), 1),
     ],
+    ids=["schedule", "adam", "injected", "inside", "both", "chain"],
 )
-def test_schedules_end_with_the_training(own):
-    """Of a fallback that takes over, with what it has counted so far or afresh."""
+def test_schedules_end_with_the_training(own, power):
+    """Of a fallback that takes over, with what it has counted so far or afresh.
+
+    Seen from the steps: the rate at call t is `LINE(t)`.
+    """
 
     @jax.jit
     def run(rates):
-        tx = l2o.guard(of_rates(rates), own, num_steps=STEPS)
-        return steps_of(tx)[2]
+        return steps_of(l2o.guard(of_rates(rates), own, num_steps=STEPS))
 
     for rates in (plain(0.0), faulty(after(60, jnp.nan))):
-        counts = optax.tree.get_all_with_path(run(rates).fallback, "count")
-        assert max(int(count) for _, count in counts) == STEPS
+        _, path, state = run(rates)
+        (step, reason), *_ = decided(state)[-1:]
+        assert reason in ("lost", "refused")
+        if power is None:
+            assert np.abs(path[-1] - path[-2]).max() < 0.1 * 2 / STEPS
+            continue
+        for t in (step + 1, 150, STEPS - 1):
+            used = (path[t] - path[t + 1]) / (CURVATURES * path[t])
+            wanted = 0.1 * (1 - t / STEPS) ** power
+            # The flattest directions, for of the others nothing is left.
+            np.testing.assert_allclose(used[:3], wanted, rtol=0.05, atol=1e-5)
 
 
 def test_guards_are_found_in_wrappers_and_only_there():
@@ -392,11 +497,10 @@ def test_many_at_once_are_each_alone():
         assert decided(kept) == decided(state)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_types_are_kept(dtype):
+def assert_types_are_kept(dtype):
     params = {"w": jnp.ones((4, 2), dtype), "b": jnp.zeros(2, dtype)}
     tx = l2o.guard(optax.adam(0.1), optax.adam(0.1), num_steps=100)
-    state = tx.init(params)
+    state: Any = tx.init(params)
     updates, moved = jax.eval_shape(
         lambda s: tx.update(params, s, params, value=jnp.ones((), dtype)), state
     )
@@ -404,6 +508,38 @@ def test_types_are_kept(dtype):
     assert types(updates) == types(params)
     assert types(moved) == types(state)
     assert not any(x.weak_type for x in jax.tree.leaves(moved))
+    own = state._replace(learned=(), fallback=(), point=())
+    assert {x.dtype for x in jax.tree.leaves(own)} == {np.dtype("i4"), np.dtype("f4")}
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_types_are_kept(dtype):
+    assert_types_are_kept(dtype)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_types_are_kept_in_double_precision(x64, dtype):
+    del x64
+    assert_types_are_kept(dtype)
+
+
+@pytest.mark.parametrize("num_steps", [None, 100, jnp.int32(100)], ids=str)
+def test_initial_state_may_be_donated(num_steps):
+    """Twice the same buffer in it, or the parameters' own, would fail."""
+    tx = l2o.guard(optax.adam(0.1), optax.sgd(0.1, momentum=0.9), num_steps=num_steps)
+
+    def step(params, state) -> Any:
+        updates, state = tx.update(params, state, params, value=tree_bowl(params))
+        return optax.apply_updates(params, updates), state
+
+    donating = jax.jit(step, donate_argnums=(0, 1))
+    copies = lambda: jax.tree.map(lambda p: jnp.array(p, copy=True), PARAMS)
+    wanted = jax.jit(step)(PARAMS, tx.init(PARAMS))
+    # Again, for the first call must not have destroyed what later ones begin with.
+    for _ in range(2):
+        params = copies()
+        moved = donating(params, tx.init(params))
+        jax.tree.map(np.testing.assert_array_equal, moved, wanted)
 
 
 def test_in_bfloat16_it_comes_back_to_rounding():
@@ -419,7 +555,7 @@ def test_in_bfloat16_it_comes_back_to_rounding():
         assert losses[-1] < losses[0]
 
 
-def updated(tx, params, steps=12) -> Any:
+def updated(tx, params, steps=16) -> Any:
     @jax.jit
     def step(params, state):
         value, grads = jax.value_and_grad(tree_bowl)(params)
@@ -443,7 +579,7 @@ PARAMS = {"a": jnp.ones(3), "b": jnp.full((2,), 2.0)}
 def test_it_works_in_optax_wrappers():
     small = l2o.guard(optax.set_to_zero(), descent(0.1), num_steps=100)
     bare, state = updated(small, PARAMS)
-    assert decided(state) == [(3, "lost")]
+    assert decided(state) == [(13, "lost")]
     for wrapped in (
         optax.chain(optax.clip_by_global_norm(1e3), small),
         optax.masked(small, {"a": True, "b": True}),
@@ -451,13 +587,13 @@ def test_it_works_in_optax_wrappers():
     ):
         params, state = updated(wrapped, PARAMS)
         jax.tree.map(np.testing.assert_array_equal, params, bare)
-        assert decided(state) == [(3, "lost")]
+        assert decided(state) == [(13, "lost")]
     part: Any = optax.masked(small, {"a": True, "b": False})
     params, _ = updated(part, PARAMS, steps=2)
     assert (params["a"] == PARAMS["a"]).all()
     several = optax.MultiSteps(small, 2)
-    params, state = updated(several, PARAMS, steps=24)
-    assert decided(state) == [(3, "lost")]
+    params, state = updated(several, PARAMS, steps=32)
+    assert decided(state) == [(13, "lost")]
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), params, bare)
 
 
