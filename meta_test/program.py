@@ -9,7 +9,13 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from meta_test.inner_loop import Curve, Evaluated, Hyper, MakeOptimizer
+from meta_test.inner_loop import (
+    Curve,
+    Evaluated,
+    Hyper,
+    MakeOptimizer,
+    no_summary,
+)
 from meta_test.results import Results, Sweep
 from meta_test.sharpness import end_sharpness
 from meta_test.suites import Cell, Suite
@@ -129,6 +135,7 @@ class Program:
             np.array([place.seeds for place in places], np.int32),
             np.array([(i, places[p]) for i, g in enumerate(groups) for p in g.places]),
             evaluated=self.evaluated,
+            summarised=no_summary,
             hopeless=hopeless,
             capacity=max(len(_all_places(like.values())) for like in self.like),
             **self.suite.sizes(self.cell),

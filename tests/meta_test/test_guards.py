@@ -57,7 +57,7 @@ def test_who_takes_part(report):
 
 
 def test_what_is_told(report):
-    """The race is one of 1, 1 and 2 steps: of so few, only who climbs is out at once."""
+    """The race is one of 1, 1 and 2 steps: of so few, only who climbs is out early."""
     good, bad = guards.guardings(report)
     assert (good.cell, good.contender) == ("line", "good guarded")
     assert [tuple(events[0]) for events in good.decisions] == [(13, "won")] * 5
