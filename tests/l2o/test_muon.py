@@ -95,9 +95,8 @@ def test_untrained_it_is_muon_and_adam_in_units_of_the_initial_weights():
             kind = theta["matrix" if is_matrix(p.shape) else "vector"]["constants"]
             inputs = [g[name], momenta[0.9][name], momenta[0.99][name]]
             inputs += [x / np.sqrt(second[name]) for x in inputs]
-            d = sum(
-                s * x / rms(x) for s, x in zip(np.array(kind[3:]), inputs, strict=True)
-            )
+            shares = zip(np.array(kind[3:]), inputs, strict=True)
+            d = np.sum([s * x / rms(x) for s, x in shares], axis=0)
             move = d / rms(d)
             if is_matrix(p.shape):
                 turned = np.asarray(newton_schulz(d.reshape(as_matrix(p.shape))))
