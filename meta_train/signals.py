@@ -27,6 +27,7 @@ class StopSignal:
         """Prepares; `say` is told, in a thread, that the first signal has come."""
         self._say = say
         self._received: int | None = None
+        self._told = threading.Event()
         self._previous: dict[int, object] = {}
         self._pipe = (-1, -1)
         self._previous_pipe = -1
@@ -62,8 +63,10 @@ class StopSignal:
         return None if self._received is None else signal.Signals(self._received).name
 
     def check(self) -> None:
-        """Raises Interrupted once a signal has come."""
+        """Raises Interrupted once a signal has come, and has been told of."""
         if self._received is not None:
+            # What a caller says of the end comes after it.
+            self._told.wait(timeout=1.0)
             raise Interrupted(self.received)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -83,3 +86,4 @@ class StopSignal:
             first = False
             name = signal.Signals(byte[0]).name
             self._say(f"{name}: stopping when that is safe, or at once on another")
+            self._told.set()
