@@ -95,6 +95,28 @@ class Cell:
         return config_hash(self.plain())
 
 
+def nominal_cell(
+    name: str,
+    probes: str,
+    family: str,
+    *,
+    seeds: tuple[int, ...],
+    horizon: int = 1_000,
+    at: Mapping[str, float] | None = None,
+    sampled: bool = False,
+    **fields: Any,
+) -> Cell:
+    """A cell on a family by name, with fields of its own; nominal where not sampled."""
+    return Cell(
+        name, probes, {"family": family, **fields}, horizon, seeds, sampled, at or {}
+    )
+
+
+def activation(name: str) -> dict[str, Any]:
+    """The table of a network with this activation."""
+    return {"activation": (name,)}
+
+
 @dataclasses.dataclass(frozen=True)
 class Suite:
     """Cells that are judged together.

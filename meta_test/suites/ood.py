@@ -5,32 +5,15 @@ Families that are nowhere in the train suites: residual conv nets, graph network
 physics-informed networks, policy gradients and the training of an optimizer.
 """
 
-from collections.abc import Mapping
-from typing import Any
+import functools
 
-from meta_test.suites.base import Cell, Suite
+from meta_test.suites.base import Suite, activation, nominal_cell
 
 
 SEEDS = (100, 101, 102)
 
 
-def _cell(
-    name: str,
-    probes: str,
-    family: str,
-    *,
-    horizon: int = 1_000,
-    at: Mapping[str, float] | None = None,
-    sampled: bool = False,
-    **fields: Any,
-) -> Cell:
-    task: Mapping[str, Any] = {"family": family, **fields}
-    return Cell(name, probes, task, horizon, SEEDS, sampled, at or {})
-
-
-def _activation(name: str) -> dict[str, Any]:
-    return {"activation": (name,)}
-
+_cell = functools.partial(nominal_cell, seeds=SEEDS)
 
 _MLP_FASHION = _cell(
     "mlp 48 on fashion",
@@ -45,7 +28,7 @@ _MLP_DEEP_TANH = _cell(
     "image_mlp",
     data="digits",
     hidden=(20,) * 6,
-    network=_activation("tanh"),
+    network=activation("tanh"),
 )
 _MLP_LARGE_INIT = _cell(
     "initial weights x 5",
@@ -237,7 +220,7 @@ OOD = Suite(
             "image_mlp",
             data="digits",
             hidden=(40, 40),
-            network=_activation("sigmoid"),
+            network=activation("sigmoid"),
         ),
         _cell(
             "swish 24-48-24, Brier score",
@@ -245,7 +228,7 @@ OOD = Suite(
             "image_mlp",
             data="fashion_mnist@8",
             hidden=(24, 48, 24),
-            network=_activation("swish"),
+            network=activation("swish"),
             labels={"loss": ("brier",)},
         ),
         _cell(
@@ -348,7 +331,7 @@ OOD = Suite(
             "image_conv",
             data="digits",
             channels=(12,),
-            network=_activation("tanh"),
+            network=activation("tanh"),
             batch_size=32,
             horizon=500,
         ),

@@ -3,10 +3,9 @@
 The data sets are those of the train suites; architectures, sizes and seeds are others.
 """
 
-from collections.abc import Mapping
-from typing import Any
+import functools
 
-from meta_test.suites.base import Cell, Suite
+from meta_test.suites.base import Suite, activation, nominal_cell
 
 
 SEEDS = (200, 201, 202)
@@ -14,23 +13,7 @@ SEEDS = (200, 201, 202)
 _GREY8 = ("mnist@8", "photo_patches@8grey")
 
 
-def _cell(
-    name: str,
-    probes: str,
-    family: str,
-    *,
-    horizon: int = 1_000,
-    at: Mapping[str, float] | None = None,
-    sampled: bool = False,
-    **fields: Any,
-) -> Cell:
-    task: Mapping[str, Any] = {"family": family, **fields}
-    return Cell(name, probes, task, horizon, SEEDS, sampled, at or {})
-
-
-def _activation(name: str) -> dict[str, Any]:
-    return {"activation": (name,)}
-
+_cell = functools.partial(nominal_cell, seeds=SEEDS)
 
 VALIDATION = Suite(
     name="validation",
@@ -43,7 +26,7 @@ VALIDATION = Suite(
             "image_mlp",
             data="mnist@8",
             hidden=(24, 24),
-            network=_activation("gelu"),
+            network=activation("gelu"),
         ),
         _cell(
             "mlp 44 on patches, 3,000 steps",
@@ -59,7 +42,7 @@ VALIDATION = Suite(
             "image_mlp",
             data="mnist@8",
             hidden=(18,) * 5,
-            network=_activation("tanh"),
+            network=activation("tanh"),
         ),
         _cell(
             "initial weights x 4",
