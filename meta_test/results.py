@@ -28,14 +28,8 @@ AFTERWARDS = frozenset(
     {
         *("across", "across_figure", "adjustable", "aggregates", "card", "card_figure"),
         *("card_trainings", "compare", "evaluate", "figure", "fractal", "guards"),
-        *(
-            "inspection",
-            "inspection_figure",
-            "listing",
-            "optimizer_step",
-            "page",
-            "pictures",
-        ),
+        *("inspection", "inspection_figure", "listing", "optimizer_step"),
+        *("page", "pictures"),
         *("reference", "report", "results", "spreadsheet", "statistics", "table"),
         *("trainability", "trainability_figure", "tuning", "tuning_report"),
         *("way", "wishes"),

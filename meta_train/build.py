@@ -60,7 +60,7 @@ def build_trainer(
     ):
         try:
             for pattern in patterns:
-                matching(lopt, pattern)
+                matching(shapes_by_path(lopt), pattern)
         except ValueError as error:
             raise ValueError(f"{field}: {error}") from error
     method = build_method(config.estimator, config.outer.freeze)
@@ -254,7 +254,7 @@ def warm_start(
     ours = shapes_by_path(lopt)
     meant = sorted({*theirs, *ours})
     if patterns:
-        meant = [path for pattern in patterns for path in matching(lopt, pattern)]
+        meant = [path for pattern in patterns for path in matching(ours, pattern)]
     for path in meant:
         found, wanted = (
             side[path].shape if path in side else "no such tensor"

@@ -2,7 +2,7 @@
 
 import dataclasses
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -59,25 +59,25 @@ def by_tensor(
     Raises:
         ValueError: a pattern matches nothing.
     """
-    chosen = dict.fromkeys(shapes_by_path(lopt), default)
+    shapes = shapes_by_path(lopt)
+    chosen = dict.fromkeys(shapes, default)
     for pattern, value in values:
-        chosen |= dict.fromkeys(matching(lopt, pattern), value)
+        chosen |= dict.fromkeys(matching(shapes, pattern), value)
     return jnp.concatenate(
         [
             jnp.full((leaf.size,), chosen[path], jnp.float32)
-            for path, leaf in shapes_by_path(lopt).items()
+            for path, leaf in shapes.items()
         ]
     )
 
 
-def matching(lopt: LearnedOptimizer, pattern: str) -> list[str]:
-    """The paths of the tensors of theta that a pattern means.
+def matching(paths: Collection[str], pattern: str) -> list[str]:
+    """Those paths of tensors of theta that a pattern means.
 
     Raises:
         ValueError: there are none.
     """
-    paths = shapes_by_path(lopt)
-    found = fnmatch.filter(paths, pattern)
+    found = [path for path in paths if fnmatch.fnmatchcase(path, pattern)]
     if not found:
         raise ValueError(
             f"a pattern must match a tensor of theta, one of {', '.join(paths)}, "
