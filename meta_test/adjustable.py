@@ -6,20 +6,10 @@ from collections.abc import Iterator, Mapping
 import jax
 import numpy as np
 
+from meta_test.baselines import LEARNING_RATE, ONE_MINUS, Range, find_baseline
 from meta_test.inner_loop import Hyper, MakeOptimizer
-from meta_test.optimizers import (
-    AROUND_ONE,
-    LEARNING_RATE,
-    MULTIPLIER,
-    ONE_MINUS,
-    Contender,
-    FromTheta,
-    Multiplied,
-    Range,
-    Tuned,
-    baseline,
-    find_baseline,
-)
+from meta_test.optimizers import Contender, FromTheta, Tuned, baseline
+from meta_test.variants import AROUND_ONE, MULTIPLIER, Multiplied
 from meta_test.variation import CANDIDATE, NOISE, TOLD, Varied
 
 

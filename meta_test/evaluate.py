@@ -11,20 +11,14 @@ import numpy as np
 
 from l2o.config import require_positive_int
 from meta_test import statistics
+from meta_test.baselines import find_baseline
 from meta_test.inner_loop import HOPELESS, Curve
-from meta_test.optimizers import (
-    Contender,
-    baseline,
-    fallback,
-    find_baseline,
-    guarded,
-    random_baseline,
-    with_multiplier,
-)
+from meta_test.optimizers import Contender, baseline, random_baseline
 from meta_test.results import Results, Sweep
 from meta_test.statistics import EvaluatedSplit, Quartiles, StepsToReach
 from meta_test.suites import Cell, Suite
 from meta_test.sweep import sweep
+from meta_test.variants import fallback, guarded, with_multiplier
 from tasks.base import Spec, TaskFamily
 
 
@@ -428,7 +422,7 @@ class _Bench:
         began = time.perf_counter()
         curve = run(trials)
         seconds = time.perf_counter() - began
-        devices = jax.device_count()
+        devices = jax.local_device_count()
         longest = max(curve.steps[i::devices].sum() for i in range(devices))
         return Sweep(curve, seconds / max(int(longest), 1))
 

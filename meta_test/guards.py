@@ -6,9 +6,9 @@ import numpy as np
 
 from l2o.safeguard import Events, GuardEvent, listed
 from meta_test.evaluate import Report
-from meta_test.optimizers import FALLBACK, decisions
 from meta_test.statistics import quantile
 from meta_test.table import aligned
+from meta_test.variants import FALLBACK, decisions
 
 
 CONVENTION = (

@@ -123,17 +123,22 @@ def evaluate_params(
     """
     splits: tuple[Split, ...] = ("train", "inner_valid", "test")
 
-    def one(split: Split, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def body(carry: None, key: jax.Array) -> tuple[None, Any]:
         batch_key, loss_key = jax.random.split(key)
-        loss, aux = task.loss(params, loss_key, task.batch(batch_key, split))
-        return loss, jnp.asarray(aux.get("accuracy", jnp.nan), jnp.float32)
+        batches = [task.batch(batch_key, split) for split in splits]
 
-    def body(carry: None, key: jax.Array) -> tuple[None, list[Any]]:
-        return carry, [one(split, key) for split in splits]
+        def one(carry: None, batch: Any) -> tuple[None, Any]:
+            loss, aux = task.loss(params, loss_key, batch)
+            accuracy = jnp.asarray(aux.get("accuracy", jnp.nan), jnp.float32)
+            return carry, (loss, accuracy)
 
-    # A scan and not a vmap: the memory is that of one batch, as in training.
+        # So that the loss is compiled once and not once a split.
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
+        return jax.lax.scan(one, carry, stacked, length=len(splits))
+
+    # Scans and not vmaps: the memory is that of one batch of each split.
     _, values = jax.lax.scan(body, None, jax.random.split(key, num_batches))
-    losses, accuracies = zip(*jax.tree.map(jnp.mean, values), strict=True)
+    losses, accuracies = (jnp.mean(x, axis=0) for x in values)
     return Evaluation(*losses, *accuracies)
 
 
@@ -199,6 +204,16 @@ HOPELESS = 1.0
 """How far above the initial loss tuning gives a training up, in units of it."""
 
 
+class _Running(NamedTuple):
+    """A training between two records."""
+
+    training: Training
+    going: jax.Array  # bool; false once it is given up
+    limit: jax.Array  # a mean loss above it is hopeless
+    steps: jax.Array  # int32: made
+    losses: jax.Array  # [num_records], so far
+
+
 def run(
     family: TaskFamily,
     spec: Spec,
@@ -253,19 +268,15 @@ def run(
     tx = optax.with_extra_args_support(
         make_optimizer(hyper, jnp.asarray(num_records * record_every))
     )
-    judge = lambda params: evaluate_params(task, params, keys.evaluation, eval_batches)
     start = begin_training(task, tx, keys)
-    initial = judge(start.params)
-    above = initial.train_loss + hopeless * jnp.abs(initial.train_loss)
-    limit = jnp.where(jnp.isfinite(hopeless), above, jnp.inf)
+    per_part = num_records // evaluations
 
     def step(count: jax.Array, state: Any) -> Any:
         training, total = state
         training, loss, _ = training_step(task, tx, keys, count, training)
         return training, total + loss
 
-    def interval(state: Any, record: jax.Array) -> tuple[Any, jax.Array]:
-        training, going, steps = state
+    def interval(record: jax.Array, state: _Running) -> _Running:
         first = record * record_every
 
         def go(training: Training) -> tuple[Training, jax.Array]:
@@ -275,22 +286,46 @@ def run(
             return training, total / record_every
 
         stay = lambda training: (training, jnp.full((), jnp.nan))
-        training, loss = jax.lax.cond(going, go, stay, training)
-        steps += going * record_every
+        training, loss = jax.lax.cond(state.going, go, stay, state.training)
         early = record < num_records // 4
-        going &= jnp.isfinite(loss) & (early | (loss <= limit))
-        return (training, going, steps), loss
+        return _Running(
+            training=training,
+            going=state.going & jnp.isfinite(loss) & (early | (loss <= state.limit)),
+            limit=state.limit,
+            steps=state.steps + state.going * record_every,
+            losses=state.losses.at[record].set(loss),
+        )
 
-    def part(state: Any, records: jax.Array) -> tuple[Any, Any]:
-        state, losses = jax.lax.scan(interval, state, records)
-        training, going, _ = state
-        params = evaluated(training.opt_state, training.params)
-        nothing = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), initial)
-        found = jax.lax.cond(going, judge, lambda params: nothing, params)
-        return state, (losses, found)
+    def part(state: _Running, number: jax.Array) -> tuple[_Running, Evaluation]:
+        # Part 0 has no steps: the initial parameters are judged by the code that
+        # judges all others, which is compiled once.
+        first = jnp.maximum(number - 1, 0) * per_part
+        state = jax.lax.fori_loop(first, number * per_part, interval, state)
+        training, initial = state.training, number == 0
+        params = jax.tree.map(
+            lambda ours, theirs: jnp.where(initial, ours, theirs),
+            training.params,
+            evaluated(training.opt_state, training.params),
+        )
+        judge = lambda params: evaluate_params(
+            task, params, keys.evaluation, eval_batches
+        )
+        like = jax.eval_shape(judge, params)
+        nothing = lambda _: jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan), like)
+        found = jax.lax.cond(state.going, judge, nothing, params)
+        above = found.train_loss + hopeless * jnp.abs(found.train_loss)
+        above = jnp.where(jnp.isfinite(hopeless), above, jnp.inf)
+        return state._replace(limit=jnp.where(initial, above, state.limit)), found
 
-    records = jnp.arange(num_records).reshape(evaluations, -1)
-    state = start, jnp.asarray(True), jnp.zeros((), jnp.int32)
-    (last, _, steps), (losses, found) = jax.lax.scan(part, state, records)
-    summary = summarised(last.opt_state)
-    return Curve(initial, losses.reshape(-1), found, steps, summary)
+    state = _Running(
+        training=start,
+        going=jnp.asarray(True),
+        limit=jnp.asarray(jnp.inf),
+        steps=jnp.zeros((), jnp.int32),
+        losses=jnp.full((num_records,), jnp.nan),
+    )
+    last, found = jax.lax.scan(part, state, jnp.arange(evaluations + 1))
+    initial = jax.tree.map(lambda x: x[0], found)
+    found = jax.tree.map(lambda x: x[1:], found)
+    summary = summarised(last.training.opt_state)
+    return Curve(initial, last.losses, found, last.steps, summary)

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from meta_test import reference
+from meta_test.baselines import Baseline
 from meta_test.families import FAMILIES, TYPICAL, build_family
-from meta_test.optimizers import Baseline
 from meta_test.suites import Cell, Suite
 from tasks.base import TaskFamily
 from tasks.cost import estimate

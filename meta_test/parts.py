@@ -14,6 +14,7 @@ from jax.sharding import Mesh, PartitionSpec as P
 from jax.typing import ArrayLike
 
 from meta_test import statistics
+from meta_test.baselines import find_baseline
 from meta_test.evaluate import Protocol
 from meta_test.inner_loop import (
     HOPELESS,
@@ -27,7 +28,7 @@ from meta_test.inner_loop import (
     evaluate_params,
     training_step,
 )
-from meta_test.optimizers import find_baseline, fixed_sizes
+from meta_test.optimizers import fixed_sizes
 from meta_test.suites import Cell, Suite
 from tasks.base import Spec, TaskFamily
 
@@ -59,7 +60,7 @@ class InParts:
     `ceiling` is $L_0 + |L_0|$ with the median initial loss $L_0$ on `inner_valid`.
 
     Attributes:
-        name: of the baseline, as `meta_test.optimizers.find_baseline` takes it.
+        name: of the baseline, as `meta_test.baselines.find_baseline` takes it.
         cell: what is trained on.
         suite: of the cell: numbers of records and of batches in an evaluation.
         protocol: seeds, number of parts, and when a training is given up.
@@ -83,7 +84,7 @@ class InParts:
         loss ends above where it began has diverged.
 
         Args:
-            settings: by the names of `meta_test.optimizers.Baseline.settings`.
+            settings: by the names of `meta_test.baselines.Baseline.settings`.
 
         Raises:
             ValueError: the initial loss on `inner_valid` is not finite.
@@ -148,7 +149,7 @@ class InParts:
     def _places(self) -> tuple[np.ndarray, Spec]:
         """The seeds, the last again where devices are left over, and their tasks."""
         seeds = self.protocol.seeds
-        seeds += seeds[-1:] * (-len(seeds) % jax.device_count())
+        seeds += seeds[-1:] * (-len(seeds) % jax.local_device_count())
         return np.asarray(seeds, np.int32), self.cell.specs(self._family, seeds)
 
 
@@ -258,7 +259,7 @@ def _spread(one: Callable[[Any, Any], Any], places: Any, shared: Any) -> Any:
 
     return jax.shard_map(
         on_device,
-        mesh=Mesh(np.asarray(jax.devices()), "places"),
+        mesh=Mesh(np.asarray(jax.local_devices()), "places"),
         in_specs=(P("places"), P()),
         out_specs=P("places"),
         check_vma=False,

@@ -323,13 +323,13 @@ def strict(tree: Any) -> Any:
 
 
 def _environment() -> dict:
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     return {
         "versions": {"python": platform.python_version(), **_versions()},
         "device": {
             "platform": device.platform,
             "kind": device.device_kind,
-            "count": jax.device_count(),
+            "count": jax.local_device_count(),
         },
         "git_revision": git_revision(Path(__file__).parents[1]),
     }

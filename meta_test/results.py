@@ -220,7 +220,7 @@ def _name(thing: Any) -> str:
 @functools.cache
 def environment() -> dict[str, Any]:
     """What results depend on beside what is asked for."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     return {
         "source": source_sha256(),
         "versions": {name: metadata.version(name) for name in LIBRARIES},

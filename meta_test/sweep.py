@@ -75,7 +75,7 @@ def sweep(
     Returns:
         Curves with a leading axis `[trials]`, on the host.
     """
-    devices = jax.devices()
+    devices = jax.local_devices()
     count = len(trials)
     places = max(count, capacity)
     places += -places % len(devices)
@@ -197,7 +197,7 @@ def _sweep(
 
     spread = jax.shard_map(
         on_device,
-        mesh=Mesh(np.asarray(jax.devices()), "trials"),
+        mesh=Mesh(np.asarray(jax.local_devices()), "trials"),
         in_specs=(P("trials"), P("trials"), P(), P(), P(), P(), P(), P()),
         out_specs=P("trials"),
         check_vma=False,

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 
 from l2o.config import nearest, require_positive_int
+from meta_test.baselines import LEARNING_RATE, ONE_MINUS, Range, find_baseline
 from meta_test.fractal import (
     Dimension,
     boundary,
@@ -26,16 +27,8 @@ from meta_test.inner_loop import (
     derive_keys,
     training_step,
 )
-from meta_test.optimizers import (
-    LEARNING_RATE,
-    MULTIPLIER,
-    ONE_MINUS,
-    Contender,
-    Multiplied,
-    Range,
-    Tuned,
-    find_baseline,
-)
+from meta_test.optimizers import Contender, Tuned
+from meta_test.variants import MULTIPLIER, Multiplied
 from tasks.base import Spec, TaskFamily
 
 
@@ -194,7 +187,7 @@ def of_baseline(name: str) -> Subject:
     The learning rate is the middle of its grid where it is no axis.
 
     Args:
-        name: as `meta_test.optimizers.find_baseline` takes it.
+        name: as `meta_test.baselines.find_baseline` takes it.
     """
     row = find_baseline(name)
     rates = row.learning_rates
@@ -416,7 +409,7 @@ def _growing(
     columns, rows = np.meshgrid(x.values(size), y.values(size))
     points = np.stack([columns.ravel(), rows.ravel()], axis=-1)
     pieces = -(-len(points) // (_BLOCKS * _BLOCK))
-    devices = jax.devices()[:pieces]
+    devices = jax.local_devices()[:pieces]
     mesh = jax.make_mesh(
         (len(devices),), ("pixels",), axis_types=(AxisType.Auto,), devices=devices
     )

@@ -36,16 +36,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from l2o.config import config_hash, nearest, require_positive_int
-from meta_test.evaluate import PROTOCOL, Protocol, Row, evaluate
-from meta_test.optimizers import (
+from meta_test.baselines import (
     LEARNING_RATE,
     Baseline,
-    Contender,
     Range,
     find_baseline,
-    fixed_sizes,
     settings_label,
 )
+from meta_test.evaluate import PROTOCOL, Protocol, Row, evaluate
+from meta_test.optimizers import Contender, fixed_sizes
 from meta_test.parts import InParts
 from meta_test.results import Results, environment, plain
 from meta_test.suites import Cell, Suite
@@ -162,7 +161,7 @@ class Best:
     """The trial with the lowest validation loss.
 
     Attributes:
-        settings: by the names of `meta_test.optimizers.Baseline.settings`.
+        settings: by the names of `meta_test.baselines.Baseline.settings`.
         valid_loss: the median over the seeds of tuning.
         diverged: at how many of these.
         trial: its number in the study.
@@ -223,7 +222,7 @@ def tune(
     """Tunes a baseline on every cell, and trains the best at the cell's own seeds.
 
     Args:
-        name: of the baseline, as `meta_test.optimizers.find_baseline` takes it.
+        name: of the baseline, as `meta_test.baselines.find_baseline` takes it.
         suite: whose cells to tune on, each for itself.
         search: how.
         folder: of `studies.db`, with studies of before that are continued; made when it

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any, TextIO
 
-from meta_test.optimizers import find_baseline, settings_label
+from meta_test.baselines import find_baseline, settings_label
 from meta_test.report import strict
 from meta_test.results import environment
 from meta_test.statistics import Quartiles

@@ -58,7 +58,7 @@ class Task:
     Attributes:
         init: `(key) -> params`, the initial parameters.
         batch: `(key, split) -> batch`, gathered on the device; the same key gives the
-            same batch. `split` is static.
+            same batch. `split` is static; batches of all splits have the same shapes.
         loss: `(params, key, batch) -> (loss, aux)`: a float32 scalar and a dict of
             scalars for people to read, with `"accuracy"` in it where the task has one.
         normalise: `(loss) -> loss` on a scale shared by all tasks: about 1 at

@@ -1,7 +1,6 @@
 """A guard: a learned optimizer while it helps, a hand-designed one when it does not."""
 
 import enum
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +26,16 @@ from l2o.safeguard.levels import (
     empty,
     level_of,
     unknown,
+)
+from l2o.safeguard.parameters import (
+    all_finite,
+    choose,
+    euclidean,
+    growth,
+    in_step,
+    in_types_of,
+    least_size,
+    way,
 )
 
 
@@ -199,7 +208,7 @@ def guard(
             learned=tx.init(params),
             fallback=own.init(params),
             point=jax.tree.map(lambda p: jnp.array(p, copy=True), params),
-            size=_size(params),
+            size=euclidean(params),
             before=empty(),
             window=empty(),
             interval=empty(),
@@ -236,13 +245,13 @@ def guard(
         length = legs[state.stage]
         # Alone, the fallback would take a loss that is not finite with a gradient that
         # is.
-        sane = _all_finite(updates) & (falling | jnp.isfinite(loss))
+        sane = all_finite(updates) & (falling | jnp.isfinite(loss))
 
         is_late = ~racing | (leg > length // 2)
         watched = sane & jnp.isfinite(loss)
-        before = _choose(watched & ~is_late, add(state.before, loss), state.before)
-        window = _choose(watched & is_late, add(state.window, loss), state.window)
-        interval = _choose(sane & alone, add(state.interval, loss), state.interval)
+        before = choose(watched & ~is_late, add(state.before, loss), state.before)
+        window = choose(watched & is_late, add(state.window, loss), state.window)
+        interval = choose(sane & alone, add(state.interval, loss), state.interval)
         level, progress = level_of(window), level_of(interval)
         first = jnp.where(jnp.isnan(state.first) & sane, loss, state.first)
 
@@ -280,17 +289,17 @@ def guard(
         looks = sane & alone & (state.step >= state.look)
         stalled = looks & ~above(past[0], progress, confidence / 2)
         fails = rose | stalled | (gone & ~falling & ~broken)
-        recent = _choose(whole & falling, level, state.recent)
+        recent = choose(whole & falling, level, state.recent)
         ends = falling & (state.step == state.ends)
         # One that took over just now has but a part of a window.
         partial = jnp.isinf(recent.mean) & (window.number > 0)
-        latest = _choose(partial, level, recent)
+        latest = choose(partial, level, recent)
         ends &= above(latest, state.best, confidence)
 
         stores = turns | returns | better
-        norm = jnp.maximum(state.size, _size(params))
+        norm = jnp.maximum(state.size, euclidean(params))
         size = jnp.where(stores, norm, state.size)
-        limit = _growth(params) * jnp.maximum(size, _least_size(params))
+        limit = growth(params) * jnp.maximum(size, least_size(params))
         given: dict[str, Any] = {**extra_args, "value": value}
 
         def stop() -> Any:
@@ -308,15 +317,15 @@ def guard(
             own_state = jax.lax.cond(
                 fails & alone, lambda: afresh(state.point), lambda: state.fallback
             )
-            steps = _way(params, state.point)
+            steps = way(params, state.point)
             return steps, state.learned, own_state, jnp.asarray(True)
 
         def watch(steps: Any, ok: jax.Array | bool) -> tuple[Any, jax.Array]:
             """An update, or where it is refused the way back."""
             moved = jax.tree.map(jnp.add, params, steps)
-            ok |= _all_finite(moved) & (_size(moved) <= limit)
-            back = _way(params, state.point)
-            return _choose(ok, _like(steps, params), back), ok
+            ok |= all_finite(moved) & (euclidean(moved) <= limit)
+            back = way(params, state.point)
+            return choose(ok, in_types_of(steps, params), back), ok
 
         def learn() -> Any:
             steps, learned = tx.update(updates, state.learned, params, **given)
@@ -339,7 +348,7 @@ def guard(
             chosen, [jump, stop, learn, fall_back]
         )
         point = jax.lax.cond(
-            stores, lambda: _like(params, state.point), lambda: state.point
+            stores, lambda: in_types_of(params, state.point), lambda: state.point
         )
 
         wins |= ~ok & (mode == Mode.RACE_FALLBACK)
@@ -361,18 +370,18 @@ def guard(
             leg=jnp.where(ended, 0, leg + (sane & racing)),
             bad=jnp.where(sane, 0, state.bad + 1),
             learned=learned,
-            fallback=_in_step(own_state, count, falls),
+            fallback=in_step(own_state, count, falls),
             point=point,
             size=size,
-            before=_choose(cleared, empty(), before),
-            window=_choose(cleared, empty(), window),
-            interval=_choose(moved_on | wins, empty(), interval),
+            before=choose(cleared, empty(), before),
+            window=choose(cleared, empty(), window),
+            interval=choose(moved_on | wins, empty(), interval),
             look=jnp.where(moved_on | wins, _next_look(count), state.look),
-            past=_choose(moved_on, (past[1], progress), past),
+            past=choose(moved_on, (past[1], progress), past),
             first=first,
-            rival=_choose(turns, (level_of(before), level), state.rival),
+            rival=choose(turns, (level_of(before), level), state.rival),
             rival_lowest=jnp.where(turns, window.lowest, state.rival_lowest),
-            best=_choose(wins, state.rival[1], _choose(better, level, state.best)),
+            best=choose(wins, state.rival[1], choose(better, level, state.best)),
             recent=recent,
             ends=jnp.where(falls & (state.ends == _NEVER), 2 * count, state.ends),
             events=noted(state.events, state.step, reason, falls, ~sane),
@@ -404,70 +413,6 @@ def _width(count: jax.Array) -> jax.Array:
 def _next_look(count: jax.Array) -> jax.Array:
     """The call of the next look at progress."""
     return count + jnp.maximum(count // 4, 8)
-
-
-def _in_step(state: Any, count: jax.Array, condition: jax.Array) -> Any:
-    """A state whose schedules are where the training is, if the condition holds."""
-    # Of an injected schedule; optax exports only what makes it.
-    injected = optax.schedules.WrappedSchedule(optax.constant_schedule(0.0))
-    kinds = (
-        optax.ScaleByScheduleState,
-        optax.InjectHyperparamsState,
-        optax.InjectStatefulHyperparamsState,
-        type(jax.eval_shape(injected.init)),
-    )
-
-    def within(tree: Any) -> Any:
-        return jax.tree.map(one, tree, is_leaf=lambda node: isinstance(node, kinds))
-
-    def one(node: Any) -> Any:
-        if not isinstance(node, kinds):
-            return node
-        # An injected schedule counts in a state of its own, as may what it is given to.
-        parts = {name: within(part) for name, part in node._asdict().items()}
-        parts["count"] = jnp.where(condition, count, node.count)
-        return type(node)(**parts)
-
-    return within(state)
-
-
-def _choose(condition: jax.Array, one: Any, other: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)
-
-
-def _like(tree: Any, like: Any) -> Any:
-    """In the types of another tree."""
-    return jax.tree.map(lambda x, y: jnp.asarray(x, y.dtype), tree, like)
-
-
-def _way(params: Any, point: Any) -> Any:
-    """The update that leads from `params` to `point`."""
-    return jax.tree.map(lambda p, q: q - p, params, point)
-
-
-def _size(tree: Any) -> jax.Array:
-    """Euclidean norm, in float32."""
-    squares = [
-        jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(tree)
-    ]
-    return jnp.sqrt(sum(squares, jnp.zeros((), jnp.float32)))
-
-
-def _growth(params: Any) -> float:
-    """How many times their size parameters may reach, and come back with accuracy."""
-    types = [x.dtype for x in jax.tree.leaves(params)]
-    eps = max((float(jnp.finfo(t).eps) for t in types), default=0.0)
-    return min(1000.0, 0.03 / eps) if eps else 1000.0
-
-
-def _least_size(params: Any) -> float:
-    """What is never out of proportion: weights of 0.01, for some begin at zero."""
-    return 0.01 * math.sqrt(sum(x.size for x in jax.tree.leaves(params)))
-
-
-def _all_finite(tree: Any) -> jax.Array:
-    found = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
-    return jnp.all(jnp.stack(found)) if found else jnp.asarray(True)
 
 
 def guard_summary(state: Any) -> Events:

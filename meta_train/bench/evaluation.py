@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from meta_test.baselines import find_baseline
 from meta_test.inner_loop import derive_keys, run
-from meta_test.optimizers import baseline, find_baseline
+from meta_test.optimizers import baseline
 from meta_test.suites import SUITES
 from meta_test.sweep import run_grid
 from meta_train.devices import use_all_cores

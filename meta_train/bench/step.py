@@ -11,8 +11,9 @@ import optax
 from l2o.config import require_positive_int
 from l2o.learned import LearnedOptimizer, VeLO
 from l2o.learned.celo2 import NEWTON_SCHULZ_STEPS
+from meta_test.baselines import BASELINES
 from meta_test.optimizer_step import CompiledStep
-from meta_test.optimizers import BASELINES, baseline
+from meta_test.optimizers import baseline
 from meta_train.bench import optimizers
 from meta_train.bench.optimizers import named
 from meta_train.bench.timing import median_seconds

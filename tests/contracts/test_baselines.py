@@ -10,8 +10,9 @@ import numpy as np
 import optax
 import pytest
 
+from meta_test.baselines import BASELINES
 from meta_test.inner_loop import derive_keys, run
-from meta_test.optimizers import BASELINES, Contender, baseline
+from meta_test.optimizers import Contender, baseline
 from tasks.base import Batch, Params, Split, Task, TaskFamily
 from tests.helpers import assert_no_recompile
 

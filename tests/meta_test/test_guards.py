@@ -13,21 +13,13 @@ import l2o
 from l2o.learned import RelativeMLP
 from meta_test import guards, results as kept
 from meta_test.evaluate import Protocol, evaluate
-from meta_test.optimizers import (
-    FALLBACK,
-    Contender,
-    FromTheta,
-    Guarded,
-    Scheduled,
-    fallback,
-    guarded,
-    learned,
-)
+from meta_test.optimizers import Contender, FromTheta, Scheduled, learned
 from meta_test.report import as_json, write
 from meta_test.results import Results
 from meta_test.suites import Cell
 from meta_test.sweep import run_grid
 from meta_test.table import plain_text
+from meta_test.variants import FALLBACK, Guarded, fallback, guarded
 from tests.meta_test.problems import line_suite, sgd
 
 

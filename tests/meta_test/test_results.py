@@ -12,8 +12,9 @@ import pytest
 
 from l2o.learned import SmallFC
 from meta_test import evaluate as evaluation, results as kept
+from meta_test.baselines import BASELINES
 from meta_test.evaluate import evaluate
-from meta_test.optimizers import BASELINES, baseline, learned
+from meta_test.optimizers import baseline, learned
 from meta_test.results import Indescribable, Results, default_folder, plain
 from meta_test.suites import SUITES
 from meta_test.sweep import sweep

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from meta_test.optimizers import BASELINES, Scheduled, baseline
+from meta_test.baselines import BASELINES
+from meta_test.optimizers import Scheduled, baseline
 from meta_test.schedules import SHAPES, WARM_UP
 
 

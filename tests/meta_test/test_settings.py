@@ -6,16 +6,15 @@ import numpy as np
 import optax
 import pytest
 
-from meta_test.evaluate import Protocol, evaluate
-from meta_test.optimizers import (
+from meta_test.baselines import (
     BASELINES,
     Range,
-    Tuned,
     find_baseline,
-    random_baseline,
     settings_label,
     with_settings,
 )
+from meta_test.evaluate import Protocol, evaluate
+from meta_test.optimizers import Tuned, random_baseline
 from meta_test.report import as_json
 from tests.meta_test.problems import line_suite
 

@@ -19,9 +19,10 @@ import pytest
 from optuna.trial import TrialState
 
 from meta_test import parts, results as kept, statistics, tuning
+from meta_test.baselines import BASELINES
 from meta_test.evaluate import PROTOCOL, Protocol
 from meta_test.inner_loop import HOPELESS
-from meta_test.optimizers import BASELINES, Tuned, fixed_sizes
+from meta_test.optimizers import Tuned, fixed_sizes
 from meta_test.parts import InParts
 from meta_test.sweep import run_grid
 from meta_test.tuning import GRID_VALUES, Search, tune

@@ -8,17 +8,12 @@ import pytest
 
 from l2o.learned import LearnableSGD, SmallFC
 from meta_test.adjustable import FACTORS, adjustable
+from meta_test.baselines import BASELINES, find_baseline
 from meta_test.inner_loop import derive_keys, last_params
-from meta_test.optimizers import (
-    BASELINES,
-    baseline,
-    find_baseline,
-    learned,
-    random_baseline,
-    with_multiplier,
-)
+from meta_test.optimizers import baseline, learned, random_baseline
 from meta_test.sharpness import end_sharpness
 from meta_test.sweep import sweep
+from meta_test.variants import with_multiplier
 from meta_test.variation import CANDIDATE, NOISE, TOLD, OfVaried, Varied
 from tests.meta_test.problems import Constant, line, sgd
 
