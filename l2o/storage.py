@@ -6,8 +6,11 @@ flipped bits silently, so nothing is read before all of it has been verified.
 
 A checkpoint is written beside its place under a hidden name, made durable, and renamed
 into place: whatever interrupts a write, the reader finds all of the old or all of the
-new. One process at a time may write to a path, and of several joined by
-`jax.distributed` the first one: orbax writes no data on the others, silently.
+new. One run at a time may write to a path. Of several processes joined by
+`jax.distributed`, either the first one writes alone, or all write trees whose arrays
+are spread over them: each its own parts, which the first one then reads back and
+compares with the hashes that it was told, since orbax can lose them silently. What is
+recorded does not depend on how many there were.
 """
 
 import errno
@@ -22,8 +25,9 @@ from typing import Any
 
 import jax
 
-from l2o import trees as treelib
+from l2o import shards, trees as treelib
 from l2o.config import to_plain
+from l2o.processes import ALONE, Peers, PeersError
 
 
 FORMAT = 1
@@ -31,12 +35,30 @@ MANIFEST = "manifest.json"
 MODEL_CARD = "README.md"
 """The one file that a manifest does not cover: text for people, edited by people."""
 
+PATIENCE = 1800.0
+"""Seconds that processes wait for each other in the writing of a checkpoint."""
+
 _RESERVED = frozenset({"files", "format", "manifest_sha256", "trees"})
 _TREE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, damaged, or not what was asked for."""
+
+
+Snapshot = Mapping[str, Mapping[treelib.Leaf, Any]]
+"""Named trees, each as its arrays."""
+
+
+def snapshot(trees: Mapping[str, Any]) -> Snapshot:
+    """Copies named trees, on the devices where they are and without waiting for it.
+
+    Raises:
+        TypeError, ValueError: as `write_tree`.
+    """
+    return {
+        name: treelib.copied(_to_arrays(name, tree)) for name, tree in trees.items()
+    }
 
 
 def write_tree(
@@ -61,16 +83,55 @@ def write_tree(
         TypeError: a leaf is no array of numbers, or the manifest cannot be JSON.
         ValueError: the name of a tree, leaf or manifest field cannot be used.
     """
-    path = Path(path).resolve()
     if jax.process_index():
         raise RuntimeError(
             f"checkpoints must be written by process 0, this is {jax.process_index()}"
         )
+    arrays = {name: _to_arrays(name, tree) for name, tree in trees.items()}
+    write_snapshot(path, arrays, manifest, overwrite=overwrite)
+
+
+def write_snapshot(
+    path: str | os.PathLike[str],
+    arrays: Snapshot,
+    manifest: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+    peers: Peers = ALONE,
+) -> None:
+    """Writes what `snapshot` gave as `write_tree` does, in a thread if need be.
+
+    Args:
+        path: as there.
+        arrays: the snapshot.
+        manifest: as there; that of process 0 counts.
+        overwrite: as there.
+        peers: who else writes its parts, with the same arguments.
+
+    Raises:
+        OSError, ValueError: as there, in the process where it happened.
+        PeersError: it happened in another process, or one is gone.
+    """
+    path = Path(path).resolve()
     reserved = sorted(_RESERVED & set(manifest))
     if reserved:
         raise ValueError(f"manifest fields {reserved} are written by write_tree itself")
     manifest = to_plain("manifest", manifest)
-    hosts = {name: _to_host(name, tree) for name, tree in trees.items()}
+    hosts = {name: treelib.on_host(tree) for name, tree in arrays.items()}
+    begin = lambda: str(_begin(path, hosts, overwrite))
+    temporary = Path(peers.by_first("checkpoint begins", begin, PATIENCE))
+    try:
+        digests = _write_parts(temporary, hosts, peers)
+        commit = lambda: _commit(path, temporary, hosts, manifest, digests)
+        peers.by_first("checkpoint ends", commit, PATIENCE)
+    finally:
+        if peers.is_first:
+            shutil.rmtree(temporary, ignore_errors=True)
+            _recover(path)
+
+
+def _begin(path: Path, hosts: Snapshot, overwrite: bool) -> Path:
+    """Makes the hidden directory that is written to."""
     _recover(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} must not exist, or pass overwrite=True")
@@ -80,36 +141,91 @@ def write_tree(
     _remove_leftovers(path)
     size = sum(a.nbytes for arrays in hosts.values() for a in arrays.values())
     _require_space(path, size)
-
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         temporary.mkdir()
-        for name, arrays in hosts.items():
+        for name in hosts:
             (temporary / name).mkdir()
-            treelib.write_orbax(temporary / name, arrays)
-        for entry in temporary.rglob("*"):
-            _fsync(entry)
-        files = {
-            name: {"sha256": _sha256(file), "size": file.stat().st_size}
-            for name, file in _files(temporary).items()
-        }
-        described = {
-            name: {"leaves": list(arrays), "sha256": treelib.sha256(arrays)}
-            for name, arrays in hosts.items()
-        }
-        fields = {**manifest, "files": files, "format": FORMAT, "trees": described}
-        fields["manifest_sha256"] = _manifest_sha256(fields)
-        text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
-        (temporary / MANIFEST).write_text(text, encoding="utf-8")
-        _fsync(temporary / MANIFEST)
-        if (path / MODEL_CARD).is_file():
-            shutil.copyfile(path / MODEL_CARD, temporary / MODEL_CARD)
-            _fsync(temporary / MODEL_CARD)
-        _fsync(temporary)
-        _replace(temporary, path)
-    finally:
+    except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
-        _recover(path)
+        raise
+    return temporary
+
+
+def _write_parts(
+    temporary: Path, hosts: Snapshot, peers: Peers
+) -> list[dict[str, str]]:
+    """Writes what this process has of every tree, and waits for the others.
+
+    Returns:
+        The hashes by trees of what each process has written.
+    """
+    failure = None
+    digests: dict[str, str] = {}
+    try:
+        for name, arrays in hosts.items():
+            treelib.write_orbax(temporary / name, arrays)
+            digests[name] = shards.sha256_of_own(arrays, peers.index)
+    except Exception as error:  # Whatever it is, the others are waiting for a word.
+        failure = error
+    said = {"error": failure and _one_line(failure), "digests": digests}
+    told = peers.gather("checkpoint parts", said, PATIENCE)
+    if failure is not None:
+        raise failure
+    for index, answer in enumerate(told):
+        if answer["error"]:
+            raise PeersError(
+                f"all processes must write their parts, process {index} got "
+                f"{answer['error']}"
+            )
+    return [answer["digests"] for answer in told]
+
+
+def _commit(
+    path: Path,
+    temporary: Path,
+    hosts: Snapshot,
+    manifest: Mapping[str, Any],
+    digests: list[dict[str, str]],
+) -> None:
+    """Makes what all processes have written the checkpoint at `path`."""
+    described = {}
+    for name, arrays in hosts.items():
+        treelib.finish_orbax(temporary / name)
+        whole = _whole(temporary / name, arrays, [digest[name] for digest in digests])
+        described[name] = {"leaves": list(arrays), "sha256": treelib.sha256(whole)}
+    for entry in temporary.rglob("*"):
+        _fsync(entry)
+    files = {
+        name: {"sha256": _sha256(file), "size": file.stat().st_size}
+        for name, file in _files(temporary).items()
+    }
+    fields = {**manifest, "files": files, "format": FORMAT, "trees": described}
+    fields["manifest_sha256"] = _manifest_sha256(fields)
+    text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
+    (temporary / MANIFEST).write_text(text, encoding="utf-8")
+    _fsync(temporary / MANIFEST)
+    if (path / MODEL_CARD).is_file():
+        shutil.copyfile(path / MODEL_CARD, temporary / MODEL_CARD)
+        _fsync(temporary / MODEL_CARD)
+    _fsync(temporary)
+    _replace(temporary, path)
+
+
+def _whole(
+    folder: Path, arrays: Mapping[treelib.Leaf, Any], digests: list[str]
+) -> Mapping[treelib.Leaf, Any]:
+    """The arrays of a tree on the host; read back where others wrote parts of them."""
+    if not any(map(treelib.is_spread, arrays.values())):
+        return arrays
+    whole = treelib.read_orbax(folder, list(arrays))
+    for process, digest in enumerate(digests):
+        if shards.sha256_in(whole, arrays, process) != digest:
+            raise OSError(
+                errno.EIO,
+                f"{folder} must hold what process {process} wrote, its sha256 differs",
+            )
+    return whole
 
 
 def read_tree(
@@ -194,11 +310,11 @@ def exists(path: str | os.PathLike[str]) -> bool:
     return (_committed(path) / MANIFEST).is_file()
 
 
-def _to_host(name: str, tree: Any) -> Mapping[treelib.Leaf, Any]:
+def _to_arrays(name: str, tree: Any) -> Mapping[treelib.Leaf, Any]:
     if not _TREE_NAME.fullmatch(name):
         raise ValueError(f"a tree's name must match {_TREE_NAME.pattern}, got {name!r}")
     try:
-        return treelib.to_host(tree)
+        return treelib.to_arrays(tree)
     except (TypeError, ValueError) as error:
         raise type(error)(f"tree {name!r}: {error}") from error
 

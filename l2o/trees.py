@@ -26,8 +26,10 @@ class Leaf(NamedTuple):
         return f"{self.dtype}{list(self.shape)}"
 
 
-def to_host(tree: Any) -> dict[Leaf, np.ndarray]:
+def to_arrays(tree: Any) -> dict[Leaf, Any]:
     """Returns the arrays of a tree in path order, a typed PRNG key as its data.
+
+    Nothing is copied.
 
     Raises:
         TypeError: a leaf is no number or array of numbers.
@@ -38,24 +40,58 @@ def to_host(tree: Any) -> dict[Leaf, np.ndarray]:
     if len(set(dotted)) < len(dotted):
         clash = max(dotted, key=dotted.count)
         raise ValueError(f"the leaves' dotted paths must differ, got {clash!r} twice")
-    data = jax.device_get(
-        [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in leaves]
-    )
-    host = {}
-    for path, leaf, value in zip(paths, leaves, data, strict=True):
-        array = np.asarray(value, order="C")
+    arrays = {}
+    for path, leaf in zip(paths, leaves, strict=True):
+        if _is_key(leaf):
+            impl = str(jax.random.key_impl(leaf))
+            described = Leaf(path, str(leaf.dtype), leaf.shape, impl)
+            arrays[described] = jax.random.key_data(leaf)
+            continue
+        array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf, order="C")
         number = jnp.issubdtype(array.dtype, np.number)
         if not (number or array.dtype == np.bool_) or not array.dtype.isnative:
             raise TypeError(
                 f"leaf {'/'.join(path)!r} must be an array of native numbers, "
                 f"got {type(leaf).__name__} of dtype {array.dtype}"
             )
-        if _is_key(leaf):
-            impl = str(jax.random.key_impl(leaf))
-            host[Leaf(path, str(leaf.dtype), leaf.shape, impl)] = array
-        else:
-            host[Leaf(path, str(array.dtype), array.shape)] = array
-    return dict(sorted(host.items(), key=lambda item: item[0].path))
+        arrays[Leaf(path, str(array.dtype), array.shape)] = array
+    return dict(sorted(arrays.items(), key=lambda item: item[0].path))
+
+
+def copied(arrays: Mapping[Leaf, Any]) -> dict[Leaf, Any]:
+    """The same arrays in memory of their own, on the devices where they are.
+
+    What becomes of the originals, donated or not, does not matter to them.
+    """
+    return dict(zip(arrays, _copy(list(arrays.values())), strict=True))
+
+
+@jax.jit
+def _copy(arrays: list[Any]) -> list[jax.Array]:
+    return [jnp.copy(array) for array in arrays]
+
+
+def on_host(arrays: Mapping[Leaf, Any]) -> dict[Leaf, Any]:
+    """Brings arrays to the host; those that are spread over processes stay."""
+    here = {leaf: array for leaf, array in arrays.items() if not is_spread(array)}
+    found = jax.device_get(list(here.values()))
+    host = {
+        leaf: np.asarray(array, order="C")
+        for leaf, array in zip(here, found, strict=True)
+    }
+    return {leaf: host.get(leaf, array) for leaf, array in arrays.items()}
+
+
+def to_host(tree: Any) -> dict[Leaf, np.ndarray]:
+    """Returns the arrays of a tree of this process on the host, as `to_arrays` does."""
+    return on_host(to_arrays(tree))
+
+
+def is_spread(array: Any) -> bool:
+    """Whether this process lacks a part of an array."""
+    return isinstance(array, jax.Array) and not (
+        array.is_fully_addressable or array.is_fully_replicated
+    )
 
 
 def from_host(arrays: Mapping[Leaf, np.ndarray]) -> dict[tuple[str, ...], Any]:
@@ -127,17 +163,32 @@ def require_same(recorded: Sequence[Leaf], like: Any) -> None:
             raise ValueError(f"leaf {'/'.join(path)!r} must be {want}, got {got}")
 
 
-def write_orbax(path: Path, arrays: Mapping[Leaf, np.ndarray]) -> None:
-    """Saves to the empty directory `path`; raises OSError when that fails."""
+def write_orbax(path: Path, arrays: Mapping[Leaf, Any]) -> None:
+    """Saves to the empty directory `path`; raises OSError when that fails.
+
+    Where arrays are spread over processes, all of these call it, each writes its own
+    parts, and process 0 goes on with `finish_orbax` when all are done.
+    """
     import orbax.checkpoint as ocp
 
     item = _orbax_item(arrays)
-    if not item:
-        return
+    if item:
+        with _writing(path) as handler:
+            handler.save(path, args=ocp.args.PyTreeSave(item))
+
+
+def finish_orbax(path: Path) -> None:
+    """Makes one of what processes wrote to `path`; raises OSError when that fails."""
+    if any(path.iterdir()):
+        with _writing(path) as handler:
+            handler.finalize(path)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[Any]:
     try:
         with _handler() as handler:
-            handler.save(path, args=ocp.args.PyTreeSave(item))
-            handler.finalize(path)
+            yield handler
     except Exception as error:
         # Tensorstore reports a full disk as a ValueError.
         full = "RESOURCE_EXHAUSTED" in str(error)
@@ -216,7 +267,13 @@ def _handler() -> Iterator[Any]:
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
     try:
-        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+        # No file of where arrays were: process 1 would wait for ever for its end.
+        arrays = ocp.type_handlers.ArrayHandler(enable_write_sharding_file=False)
+        registry = ocp.type_handlers.create_type_handler_registry(
+            (np.ndarray, ocp.type_handlers.NumpyHandler()), (jax.Array, arrays)
+        )
+        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+        with contextlib.closing(handler):
             yield handler
     finally:
         logger.setLevel(level)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 
@@ -106,7 +107,8 @@ def build_trainer(
         tx=build_outer_optimizer(config.outer, config.outer_optimizer),
         config=config.outer,
     )
-    return jax.device_put(trainer, NamedSharding(mesh, P()))
+    everywhere = NamedSharding(mesh, P())
+    return placed(trainer, jax.tree.map(lambda _: everywhere, trainer))
 
 
 def build_families(task: Mapping[str, Any] | Sequence[Any]) -> dict[str, Member]:
@@ -269,13 +271,59 @@ def warm_start(
 
 
 def block_mesh(config: EstimatorConfig) -> Mesh:
-    """As many devices as can share the blocks evenly."""
+    """As many devices of each process as can share the blocks evenly.
+
+    A block of one pair is never alone on a device, unless there is no other: XLA would
+    simplify an axis of one away, and with it change last bits.
+
+    Raises:
+        ValueError: there are more processes than can.
+    """
     blocks = config.pairs // config.block
-    devices = jax.devices()
-    count = max(n for n in range(1, len(devices) + 1) if blocks % n == 0)
+    processes = jax.process_count()
+    devices = [jax.local_devices(process) for process in range(processes)]
+    fitting = [
+        count
+        for count in range(1, min(map(len, devices)) + 1)
+        if blocks % (count * processes) == 0
+        and (config.block > 1 or blocks == 1 or count * processes < blocks)
+    ]
+    if not fitting:
+        raise ValueError(
+            f"the number of processes must divide the {blocks} blocks of pairs, "
+            "estimator.pairs / estimator.block, which must be two a process where they "
+            f"are of one pair, got {processes} processes"
+        )
+    count = max(fitting)
     return jax.make_mesh(
-        (count,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:count]
+        (count * processes,),
+        (AXIS,),
+        axis_types=(AxisType.Auto,),
+        devices=[device for own in devices for device in own[:count]],
     )
+
+
+def placed(tree: Any, shardings: Any) -> Any:
+    """Puts a tree that every process has on the devices of all.
+
+    Without a word between processes, each of which puts its own parts.
+
+    Args:
+        tree: numbers, arrays and typed PRNG keys, of this process alone.
+        shardings: a tree of them.
+    """
+
+    def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        leaf = jnp.asarray(leaf)
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = place(jax.random.key_data(leaf), sharding)
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(
+            host.shape, sharding, lambda index: host[index]
+        )
+
+    return jax.tree.map(place, tree, shardings)
 
 
 def state_sharding(mesh: Mesh, state: Any) -> OuterState:

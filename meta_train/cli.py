@@ -1,11 +1,12 @@
 """The command line: `l2o train`, `eval`, `plot`, `list`, `bench`, `import`, `prepare`.
 
-Exit status 0 done, 1 failed, 2 wrong usage. An error is one line on stderr.
+Exit status: see `meta_train.status`. An error is one line on stderr.
 """
 
 import contextlib
 import io
 import json
+import os
 import re
 import sys
 import traceback
@@ -16,6 +17,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg, subcommand
+
+from meta_train.commands.said import say
 
 
 Overrides = Annotated[UseAppendAction[list[str]], arg(name="set", metavar="A.B=VALUE")]
@@ -46,6 +49,31 @@ class Train(Common):
     """Continue the run in that directory, bit for bit."""
     budget: Annotated[str, arg(metavar="TIME")] = ""
     """Stop in so much time, like 90s, 30m or 2h, evaluation included."""
+    coordinator: Annotated[str, arg(metavar="HOST:PORT")] = ""
+    """Run as one of several processes, of which number 0 listens here. Default: as TPU
+    VMs, SLURM, Open MPI or a job of Kubernetes tell, else one process."""
+    process_id: int | None = None
+    """The number of this process, from 0."""
+    num_processes: int | None = None
+    """How many processes there are."""
+
+
+@dataclass(frozen=True)
+class LaunchLocal(Common):
+    """Run `l2o train` in several processes of this machine, restarted after faults."""
+
+    command: Annotated[Positional[list[str]], arg(metavar="-- train ...")] = field(
+        default_factory=list
+    )
+    """The command of the run, with the directory as --out DIR."""
+    processes: int = 2
+    """How many."""
+    devices_per_process: int = 1
+    """Virtual CPU devices of each."""
+    max_restarts: int = 10
+    """Give up after so many, and after 3 that made no new checkpoint."""
+    grace: float = 10.0
+    """Seconds from SIGTERM to SIGKILL for the others, once one process has failed."""
 
 
 @dataclass(frozen=True)
@@ -221,10 +249,19 @@ class List(Common):
 
 @dataclass(frozen=True)
 class Bench(Common):
-    """Measure: meta-training, estimators, steps, tasks, gradients, evaluations."""
+    """Measure: meta-training, estimators, steps, tasks, gradients, faults and more."""
 
     what: Positional[
-        Literal["meta-training", "estimators", "step", "tasks", "sources", "eval"]
+        Literal[
+            "meta-training",
+            "estimators",
+            "step",
+            "tasks",
+            "sources",
+            "eval",
+            "faults",
+            "scaling",
+        ]
     ]
     """The benchmark."""
     optimizer: str = "small_fc"
@@ -241,8 +278,13 @@ class Bench(Common):
     """Number of dense layers, in a step."""
     programs: int = 4
     """Tasks that are drawn from each distribution, in tasks."""
-    out: Annotated[str, arg(metavar="FILE")] = "estimators.png"
-    """The picture, of estimators."""
+    quick: bool = False
+    """Of faults: few of each kind."""
+    seed: int = 0
+    """Of faults: their moments, places and layouts."""
+    out: Annotated[str, arg(metavar="PATH")] = ""
+    """The picture, of estimators (estimators.png by default); a directory for the
+    report, of faults."""
 
 
 @dataclass(frozen=True)
@@ -287,6 +329,7 @@ class Prepare(Common):
 
 Command = (
     Annotated[Train, subcommand("train")]
+    | Annotated[LaunchLocal, subcommand("launch-local")]
     | Annotated[Eval, subcommand("eval")]
     | Annotated[Tune, subcommand("tune")]
     | Annotated[Compare, subcommand("compare")]
@@ -370,20 +413,61 @@ def _one_line(error: Exception) -> str:
 
 
 def _train(command: Train) -> int:
-    from meta_train.commands import train
+    from meta_train.commands.training import train
+    from meta_train.distributed import detected, given
 
+    cluster = given(command.coordinator, command.process_id, command.num_processes)
     return train(
         config=command.config,
         overrides=command.overrides,
         out=command.out,
         resume=command.resume,
         budget=command.budget,
+        cluster=cluster or detected(),
         as_json=command.json,
     )
 
 
+def _launch_local(command: LaunchLocal) -> int:
+    from l2o.config import require_positive_int
+    from meta_train.launch import launch
+
+    require_positive_int("devices_per_process", command.devices_per_process)
+    if command.command[:1] != ["train"]:
+        got = " ".join(command.command) or "nothing"
+        print(f"l2o: error: the command must be train, got {got}", file=sys.stderr)
+        return 2
+    train = _parse(command.command)
+    if isinstance(train, int):
+        return train
+    if not train.out:
+        print("l2o: error: train must be given --out DIR here", file=sys.stderr)
+        return 2
+    run = Path(train.out)
+    if (run / "config.json").exists() and not train.resume:
+        raise ValueError(
+            f"a new run needs a directory of its own, {run} holds a run: pass --resume "
+            "to continue it or --out for another place"
+        )
+    environment = {"JAX_NUM_CPU_DEVICES": str(command.devices_per_process)}
+    status, restarts = launch(
+        [sys.executable, "-m", "meta_train", *command.command],
+        run,
+        processes=command.processes,
+        max_restarts=command.max_restarts,
+        grace=command.grace,
+        environment=os.environ | environment,
+        stdout=sys.stderr.buffer if command.json else sys.stdout.buffer,
+        stderr=sys.stderr.buffer,
+        say=lambda text: say(f"launch-local: {text}"),
+    )
+    if command.json:
+        print(json.dumps({"exit_status": status, "restarts": restarts}))
+    return status
+
+
 def _eval(command: Eval) -> int:
-    from meta_train.commands import evaluate
+    from meta_train.commands.judging import evaluate
 
     if not command.optimizers:
         print("l2o: error: eval needs at least one OPTIMIZER", file=sys.stderr)
@@ -408,7 +492,7 @@ def _eval(command: Eval) -> int:
 
 
 def _tune(command: Tune) -> int:
-    from meta_train.commands import tune
+    from meta_train.commands.judging import tune
 
     default = Path("tuning") / f"{command.suite}-{command.optimizer}"
     return tune(
@@ -426,7 +510,7 @@ def _tune(command: Tune) -> int:
 
 
 def _compare(command: Compare) -> int:
-    from meta_train.commands import compare
+    from meta_train.commands.judging import compare
 
     return compare(
         a=Path(command.a),
@@ -438,7 +522,7 @@ def _compare(command: Compare) -> int:
 
 
 def _inspect(command: Inspect) -> int:
-    from meta_train.commands import inspect
+    from meta_train.commands.judging import inspect
 
     return inspect(
         optimizer=command.optimizer,
@@ -453,7 +537,7 @@ def _inspect(command: Inspect) -> int:
 
 
 def _map(command: Map) -> int:
-    from meta_train.commands import draw_map
+    from meta_train.commands.judging import draw_map
 
     return draw_map(
         optimizer=command.optimizer,
@@ -472,7 +556,7 @@ def _map(command: Map) -> int:
 
 
 def _plot(command: Plot) -> int:
-    from meta_train.commands import plot
+    from meta_train.commands.files import plot
 
     if not command.runs:
         print("l2o: error: plot needs at least one RUN", file=sys.stderr)
@@ -482,7 +566,7 @@ def _plot(command: Plot) -> int:
 
 def _list(command: List) -> int:
     from l2o.learned.facts import table
-    from meta_train.commands import listing
+    from meta_train.commands.listing import listing
 
     entries = listing(command.what)
     if command.json:
@@ -503,30 +587,47 @@ def _bench(command: Bench) -> int:
     if command.what == "tasks":
         from meta_train.bench.tasks import tasks, text
 
-        result = tasks(command.programs, _say)
+        result = tasks(command.programs, say)
         if not command.json:
             print(text(result))
             return 0
     elif command.what == "sources":
         from meta_train.bench.sources import sources, text
 
-        result = sources(_say)
+        result = sources(say)
         if not command.json:
             print(text(result))
             return 0
     elif command.what == "estimators":
         from meta_train.bench import estimators
 
-        result = estimators.estimators(_say)
-        estimators.write(result, Path(command.out))
-        _say(f"figure: {command.out}")
+        result = estimators.estimators(say)
+        figure = command.out or "estimators.png"
+        estimators.write(result, Path(figure))
+        say(f"figure: {figure}")
         if not command.json:
             print(estimators.text(result))
             return 0
+    elif command.what == "scaling":
+        from meta_train.bench.scaling import scaling, text
+
+        result = scaling(say)
+        if not command.json:
+            print(text(result))
+            return 0
+    elif command.what == "faults":
+        from meta_train.bench.faults import campaign
+
+        result = campaign.faults(say, quick=command.quick, seed=command.seed)
+        if command.out:
+            campaign.write(result, Path(command.out))
+            say(f"report: {command.out}")
+        print(json.dumps(result) if command.json else campaign.text(result))
+        return 0 if campaign.is_passed(result) else 1
     elif command.what == "eval":
         from meta_train.bench.evaluation import evaluation
 
-        result = evaluation(_say)
+        result = evaluation(say)
     elif command.what == "step":
         from meta_train.bench.step import step
 
@@ -554,7 +655,7 @@ def _bench(command: Bench) -> int:
 
 
 def _reference(command: Reference) -> int:
-    from meta_train.commands import reference
+    from meta_train.commands.files import reference
 
     if not command.suites:
         print("l2o: error: reference needs at least one SUITE", file=sys.stderr)
@@ -562,12 +663,8 @@ def _reference(command: Reference) -> int:
     return reference(suites=command.suites, out=Path(command.out), as_json=command.json)
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _import(command: Import) -> int:
-    from meta_train.commands import import_weights
+    from meta_train.commands.files import import_weights
 
     return import_weights(
         file=Path(command.file),
@@ -580,13 +677,14 @@ def _import(command: Import) -> int:
 
 
 def _prepare(command: Prepare) -> int:
-    from meta_train.commands import prepare
+    from meta_train.commands.files import prepare
 
     return prepare(name=command.name, data_dir=command.data_dir, as_json=command.json)
 
 
 _RUN: dict[type, Any] = {
     Train: _train,
+    LaunchLocal: _launch_local,
     Eval: _eval,
     Tune: _tune,
     Compare: _compare,

@@ -110,8 +110,8 @@ class OuterConfig:
             without replacement; 0 uses all, weighted.
         balance: decay of the running norm that each family's meta-gradient is divided
             by, so that none counts more than another. 0: they are left as they are.
-        max_skipped: the run stops after so many outer steps in a row without a single
-            finite meta-loss.
+        max_skipped: after so many outer steps in a row without a single finite
+            meta-loss the run is rolled back, see `faults.rollbacks`, or stops.
     """
 
     steps: int = 1000
@@ -181,14 +181,42 @@ class CheckpointConfig:
         seconds: save when so many seconds have passed since the last save; 0 saves
             after every dispatch.
         keep: how many of the newest checkpoints stay.
+        keep_every: those whose outer step is a multiple of it stay for good; 0: none.
     """
 
     seconds: float = 60.0
     keep: int = 3
+    keep_every: int = 0
 
     def __post_init__(self) -> None:
         require_range("seconds", self.seconds, 0.0, 86400.0)
         require_positive_int("keep", self.keep)
+        require_range("keep_every", self.keep_every, 0, 10**9)
+
+
+@dataclasses.dataclass(frozen=True)
+class FaultsConfig:
+    """What a run does about faults that raise no error.
+
+    Attributes:
+        hang_seconds: a process without progress for so long, or for ten times the
+            median time of a dispatch if that is longer, ends itself.
+        compare_every: dispatches between two comparisons of theta over all devices.
+        rollbacks: how often a run without a finite meta-loss goes back to a checkpoint
+            from before, and takes smaller steps, until it stops for good.
+        rollback_scale: what the steps are then multiplied by.
+    """
+
+    hang_seconds: float = 300.0
+    compare_every: int = 100
+    rollbacks: int = 3
+    rollback_scale: float = 0.5
+
+    def __post_init__(self) -> None:
+        require_range("hang_seconds", self.hang_seconds, 1.0, 86400.0)
+        require_positive_int("compare_every", self.compare_every)
+        require_range("rollbacks", self.rollbacks, 0, 1000)
+        require_range("rollback_scale", self.rollback_scale, 0.0, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,6 +243,7 @@ class TrainConfig:
             its other arguments.
         validation: when and how the best theta is chosen.
         checkpoint: when the state is saved.
+        faults: what is watched, and how closely.
         log: where metrics go.
         suite: what to evaluate the result on; empty for nothing.
     """
@@ -234,6 +263,7 @@ class TrainConfig:
     )
     validation: ValidationConfig = ValidationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    faults: FaultsConfig = FaultsConfig()
     log: LogConfig = LogConfig()
     suite: str = ""
 

@@ -20,10 +20,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from l2o.config import config_hash, flat_diff, to_dict
-from l2o.storage import CheckpointError, read_tree, write_tree
-from meta_train.config import TrainConfig
+from l2o.config import build, config_hash, flat_diff, to_dict
+from l2o.processes import ALONE, Peers
+from l2o.storage import CheckpointError, Snapshot, read_tree, write_snapshot
+from meta_train.config import CheckpointConfig, TrainConfig
 from meta_train.outer import OuterState
+
+
+STATE = "state"
+"""Name of the tree of a checkpoint."""
 
 
 class Restored(NamedTuple):
@@ -145,7 +150,9 @@ class RunDirectory:
 
     def require_same_config(self, config: TrainConfig) -> None:
         """Raises ValueError naming a field in which `config` is not that of the run."""
-        for field, before, now in flat_diff(self.recorded_config(), to_dict(config)):
+        # What is new since the run was begun is as by default.
+        recorded = build(TrainConfig, self.recorded_config(), where=str(self.config))
+        for field, before, now in flat_diff(to_dict(recorded), to_dict(config)):
             raise ValueError(
                 f"a run must be resumed with its own config, {field} was {before!r} "
                 f"and is now {now!r} ({self.config})"
@@ -171,37 +178,106 @@ class RunDirectory:
         return mapping
 
     def save(
-        self, state: OuterState, step: int, facts: dict[str, Any], keep: int
+        self,
+        state: Snapshot,
+        step: int,
+        facts: dict[str, Any],
+        config: CheckpointConfig,
+        peers: Peers = ALONE,
+        spared: int | None = None,
     ) -> None:
-        """Writes a checkpoint, then removes all but the newest `keep`."""
-        path = self._checkpoint(step)
-        write_tree(path, {"state": state}, {"step": step, **facts}, overwrite=True)
-        for old in self.steps()[keep:]:
-            shutil.rmtree(self._checkpoint(old), ignore_errors=True)
+        """Writes a checkpoint, then removes those that are not to be kept.
 
-    def restore(self, like: OuterState) -> Restored | None:
+        Args:
+            state: of `STATE` alone, an outer state, from `l2o.storage.snapshot`.
+            step: outer steps made.
+            facts: to be kept beside it.
+            config: which checkpoints stay.
+            peers: who writes other parts of it.
+            spared: the outer step of one that stays for now, whatever its age.
+        """
+        path = self._checkpoint(step)
+        facts = {"step": step, **facts}
+        write_snapshot(path, state, facts, overwrite=True, peers=peers)
+        if peers.is_first:
+            for old in self.steps()[config.keep :]:
+                regular = config.keep_every and old % config.keep_every == 0
+                if not regular and old != spared:
+                    shutil.rmtree(self._checkpoint(old), ignore_errors=True)
+
+    def restore(self, like: OuterState, peers: Peers = ALONE) -> Restored | None:
         """The newest checkpoint that verifies; None when there never was one.
 
-        Newer ones that do not verify are set aside under another name, and what killed
-        writers left half done is removed.
+        Process 0 finds it. Newer ones that do not verify are set aside under another
+        name, and what killed writers left half done is removed.
 
         Raises:
             CheckpointError: there are checkpoints and none is good.
+            PeersError: process 0 says so.
         """
+        read: dict[str, Any] = {}
+
+        def find() -> dict[str, Any] | None:
+            found = self._newest(like)
+            if found is not None:
+                read.update(state=found.state, facts=found.facts)
+                return {"step": found.step, "damaged": found.damaged}
+            return None
+
+        if (found := peers.by_first("restore", find)) is None:
+            return None
+        if not read:
+            trees, facts = read_tree(self._checkpoint(found["step"]), {STATE: like})
+            read.update(state=trees[STATE], facts=facts)
+        return Restored(read["state"], found["step"], read["facts"], found["damaged"])
+
+    def find_good(
+        self, like: OuterState, before: int | None, peers: Peers = ALONE
+    ) -> Restored | None:
+        """The newest checkpoint that verifies, and whose last step was not skipped.
+
+        Args:
+            like: shapes of an outer state.
+            before: only those of fewer outer steps; None for all.
+            peers: who is to have it as well.
+        """
+
+        def find() -> int | None:
+            for step in self.steps():
+                if before is not None and step >= before:
+                    continue
+                with suppress(CheckpointError):
+                    _, facts = read_tree(self._checkpoint(step), {STATE: like})
+                    if not facts.get("skipped"):
+                        return step
+            return None
+
+        if (step := peers.by_first("roll-back", find)) is None:
+            return None
+        trees, facts = read_tree(self._checkpoint(step), {STATE: like})
+        return Restored(trees[STATE], step, facts, [])
+
+    def remove_after(self, step: int) -> None:
+        """Removes the checkpoints of more outer steps."""
+        for newer in self.steps():
+            if newer > step:
+                shutil.rmtree(self._checkpoint(newer))
+
+    def _newest(self, like: OuterState) -> Restored | None:
         for leftover in self._checkpoints.glob(".step_*.tmp-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         damaged = []
         for step in self.steps():
             path = self._checkpoint(step)
             try:
-                trees, manifest = read_tree(path, like={"state": like})
+                trees, manifest = read_tree(path, like={STATE: like})
             except CheckpointError as error:
                 damaged.append(str(error))
                 continue
             for bad in self.steps():
                 if bad > step:
                     self._set_aside(bad)
-            return Restored(trees["state"], step, manifest, damaged)
+            return Restored(trees[STATE], step, manifest, damaged)
         if damaged:
             raise CheckpointError(
                 f"a run must have one good checkpoint to be resumed, all "

@@ -124,6 +124,8 @@ class OuterTrainer:
         tx: moves theta along the meta-gradient; any optax transformation of one flat
             vector.
         config: of the outer loop.
+        scale: what theta's movement is multiplied by: less than 1 after a run was
+            rolled back.
     """
 
     estimators: tuple[GradientEstimator, ...]
@@ -131,6 +133,7 @@ class OuterTrainer:
     lopt: LearnedOptimizer = dataclasses.field(metadata={"static": True})
     tx: optax.GradientTransformation = dataclasses.field(metadata={"static": True})
     config: OuterConfig = dataclasses.field(metadata={"static": True})
+    scale: float = dataclasses.field(default=1.0, metadata={"static": True})
 
     def init(
         self, key: jax.Array, given: Mapping[str, jax.Array] | None = None
@@ -291,6 +294,9 @@ class OuterTrainer:
         if free is not None:
             gradient = jnp.where(free, gradient, 0.0)
         updates, opt_state = self.tx.update(gradient, state.opt_state, state.theta)
+        # Even a product with 1 would change what a compiler rounds, and all later bits.
+        if self.scale != 1.0:
+            updates = jax.tree.map(lambda update: self.scale * update, updates)
         theta: Any = optax.apply_updates(state.theta, updates)
         if free is not None:
             # Weight decay would move it even so.

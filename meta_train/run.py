@@ -1,9 +1,15 @@
-"""The run loop: dispatch, record, save, stop in good order."""
+"""The run loop: dispatch, record, save, stop in good order.
+
+Several processes run it in step. What depends on a clock, a signal or the disk, process
+0 decides and tells; what follows from the state, all find alike.
+"""
 
 import dataclasses
+import json
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -11,16 +17,23 @@ import numpy as np
 
 import l2o
 from l2o.config import config_hash, to_dict
-from meta_test.compilation import compiler_options
+from l2o.processes import ALONE, Peers, keeping_programs
 from meta_test.suites import suite_named
-from meta_train.build import block_mesh, state_sharding, warm_start
+from meta_train.books import Books, Lengths, NoBooks, RunBooks
+from meta_train.build import block_mesh, placed, state_sharding, warm_start
+from meta_train.compiling import compile_dispatch, until_done
 from meta_train.config import TrainConfig
 from meta_train.directory import Restored, RunDirectory
-from meta_train.metrics import JsonLines, Log, TensorBoard, WandB, summarise
+from meta_train.divergence import require_same
+from meta_train.goodput import STEPS, Ledger, Stragglers
+from meta_train.metrics import summarise
 from meta_train.outer import OuterMetrics, OuterState, OuterTrainer
 from meta_train.progress import Progress
-from meta_train.signals import StopSignal
+from meta_train.saver import Saver
+from meta_train.signals import Interrupted, StopSignal
+from meta_train.threads import in_thread
 from meta_train.validation import Best, score
+from meta_train.watchdog import Watchdog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +45,8 @@ class RunResult:
         finished: whether that is all of them.
         stopped_by: name of the signal that stopped it, or `budget`, else None.
         last: the last row of metrics of this process, None when it made no step.
-        seconds: spent in the loop, over all processes of the run.
-        inner_steps: made over all processes of the run.
+        seconds: spent in the loop, over all lives of the run.
+        inner_steps: made over all lives of the run.
     """
 
     step: int
@@ -46,6 +59,10 @@ class RunResult:
 
 BUDGET = "budget"
 """What `RunResult.stopped_by` says when the time was over."""
+
+
+START_SECONDS = 3600.0
+"""How long restoring, compiling or the last checkpoint of a process may take."""
 
 
 class NonFiniteError(ArithmeticError):
@@ -61,6 +78,7 @@ def run(
     stop: StopSignal,
     progress: Progress,
     deadline: float | None = None,
+    peers: Peers = ALONE,
 ) -> RunResult:
     """Meta-trains until the end, a signal or a deadline.
 
@@ -78,36 +96,51 @@ def run(
         stop: noted signals; asked between dispatches.
         progress: where to report.
         deadline: when to stop, on the clock `time.monotonic`; None for never.
+        peers: the processes that run it.
 
     Returns:
-        How it ended.
+        How it ended, the same for all.
 
     Raises:
         ValueError: there is a run and it is not to be resumed, or has another config.
         CheckpointError: there are checkpoints to resume from and none is good.
         NonFiniteError: no particle had a finite loss for `outer.max_skipped` steps.
+        DivergenceError: theta differs between devices.
+        PeersError: another process failed or is gone.
         OSError: the directory cannot be written; older checkpoints are intact.
     """
-    if directory.has_run:
-        if not resume:
-            raise ValueError(
-                f"a new run needs a directory of its own, {directory.path} holds a "
-                "run: pass --resume to continue it or --out for another place"
-            )
-        directory.require_same_config(config)
-    else:
-        directory.require_free()
-        directory.write_config(config)
-    if resume and not directory.steps():
+
+    def begin() -> bool:
+        if directory.has_run:
+            if not resume:
+                raise ValueError(
+                    f"a new run needs a directory of its own, {directory.path} holds a "
+                    "run: pass --resume to continue it or --out for another place"
+                )
+            directory.require_same_config(config)
+        else:
+            directory.require_free()
+            directory.write_config(config)
+        return bool(directory.steps())
+
+    has_steps = peers.by_first("begin", begin)
+    if resume and not has_steps:
         progress.line("no checkpoint to resume from, beginning at zero")
-    return _Loop(config, trainer, directory, stop, progress, deadline).run()
+    with (
+        Watchdog(config.faults.hang_seconds) as watchdog,
+        Saver(directory, config.checkpoint, peers) as saver,
+    ):
+        loop = _Loop(
+            config, trainer, directory, stop, progress, deadline, peers, watchdog, saver
+        )
+        return loop.run()
 
 
-class _Lengths(NamedTuple):
-    """Bytes of the files of lines at the moment of a checkpoint."""
+class _Made(NamedTuple):
+    """What a dispatch made: its row of metrics, and how many inner steps."""
 
-    metrics: int
-    timing: int
+    row: dict[str, Any]
+    inner_steps: int
 
 
 class _Begin(NamedTuple):
@@ -115,7 +148,23 @@ class _Begin(NamedTuple):
 
     state: OuterState
     step: int
-    lengths: _Lengths
+    lengths: Lengths
+    unjudged: _Made | None  # a signal has cut its validation short
+
+
+class _Setback(NamedTuple):
+    """How often a run was rolled back, and what came of it."""
+
+    times: int = 0
+    scale: float = 1.0  # of theta's movement
+    step: int | None = None  # where it went back to, the last time
+
+
+class _Plan(NamedTuple):
+    """What process 0 decides before every dispatch."""
+
+    stop: str | None  # why not to make it
+    save: bool  # after it
 
 
 class _Loop:
@@ -129,6 +178,9 @@ class _Loop:
         stop: StopSignal,
         progress: Progress,
         deadline: float | None,
+        peers: Peers,
+        watchdog: Watchdog,
+        saver: Saver,
     ) -> None:
         self._config = config
         self._trainer = trainer
@@ -136,45 +188,101 @@ class _Loop:
         self._stop = stop
         self._progress = progress
         self._deadline = deadline
+        self._peers = peers
+        self._watchdog = watchdog
+        self._saver = saver
+        self._ledger = Ledger("init")
+        self._stragglers = Stragglers(peers)
+        self._waited = 0.0  # for devices and processes, in this dispatch
         self._names = trainer.mix.names
         self._seconds = 0.0  # of the processes before this one
         self._inner_steps = 0  # of all processes
         self._best: Best | None = None
         self._began = time.monotonic()
         self._last: dict[str, Any] | None = None
+        self._ended: str | None = None  # why, before all steps were made
+        self._unjudged: _Made | None = None  # at the end
+        self._setback = _Setback()
+        self._good: int | None = None  # the last checkpoint that was not skipped
+        self._mesh = block_mesh(config.estimator)
+        key = jax.random.key(config.seed)
+        self._shapes = jax.eval_shape(lambda trainer: trainer.init(key), trainer)
+        self._sharding = state_sharding(self._mesh, self._shapes)
 
     def run(self) -> RunResult:
         steps = self._config.outer.steps
-        key = jax.random.key(self._config.seed)
-        shapes = jax.eval_shape(lambda trainer: trainer.init(key), self._trainer)
-        sharding = state_sharding(block_mesh(self._config.estimator), shapes)
-        restored = self._directory.restore(shapes)
-        step = 0 if restored is None else restored.step
-        # A signal that came before compilation is not kept waiting for it.
-        wanted = step < steps and self._ended_by() is None
-        with ThreadPoolExecutor(1) as background:
-            # Files are read and written, and a first state is made, meanwhile.
-            compiled = (
-                background.submit(self._compile, shapes, sharding) if wanted else None
-            )
-            if restored is None:
-                begin = self._new(jax.device_put(self._drawn(key), sharding))
-            else:
-                begin = self._taken_up(restored, sharding)
-            state = begin.state
-            if compiled is not None:
-                state, step = self._train(begin, compiled)
-        finished = step == steps
-        if finished or self._ended_by() == BUDGET:
-            self._export(state, step)
+        with self._watchdog.phase("the start", START_SECONDS), keeping_programs():
+            started = self._start()
+        if started is None:
+            return self._result(0, finished=False)
+        begin, compiled = started
+        state, step = begin.state, begin.step
+        if compiled is not None or begin.unjudged is not None:
+            state, step = self._train_on(begin, compiled)
+        with self._watchdog.phase("the end", START_SECONDS):
+            self._saver.wait()
+            finished = step == steps and self._unjudged is None
+            if finished or self._ended == BUDGET:
+                self._peers.by_first("export", lambda: self._export(state, step))
+        return self._result(step, finished=finished)
+
+    def _result(self, step: int, *, finished: bool) -> RunResult:
         return RunResult(
             step=step,
             finished=finished,
-            stopped_by=None if finished else self._ended_by(),
+            stopped_by=None if finished else self._ended,
             last=self._last,
             seconds=self._elapsed(),
             inner_steps=self._inner_steps,
         )
+
+    def _start(self) -> tuple[_Begin, Any] | None:
+        """Where to begin, and the program of a dispatch, None if none is made.
+
+        None for both when a signal comes before there is anything to save.
+        """
+        restored = self._directory.restore(self._shapes, self._peers)
+        step = 0 if restored is None else restored.step
+        if restored is not None:
+            self._set_back(_Setback(**restored.facts.get("setback", {})))
+        # A signal that came before compilation is not kept waiting for it.
+        self._ended = self._peers.agree("start", self._ended_by())
+        wanted = step < self._config.outer.steps and self._ended is None
+        # Files are read and written, and a first state is made, meanwhile.
+        compiling = self._compile() if wanted else None
+        if restored is not None:
+            begin = self._taken_up(restored)
+        elif compiling is None:
+            begin = self._new(self._drawn())
+        else:
+            drawing = in_thread(self._drawn)
+            if not self._awaited(drawing, "drawn", lambda: self._stop.received):
+                self._stop.abandoned = True
+                return None
+            begin = self._new(drawing.result())
+        return begin, None if compiling is None else self._compiled(compiling)
+
+    def _compiled(self, compiling: Future[Any]) -> Any:
+        """The program when all processes have it; None when a signal comes before."""
+        if not self._awaited(compiling, "compiled", self._ended_by):
+            self._stop.abandoned |= not compiling.done()
+            return None
+        # A collective would not wait for one that compiles longer.
+        with self._ledger.spending("waiting"):
+            self._peers.barrier("compiled by all", START_SECONDS)
+        return compiling.result()
+
+    def _awaited(
+        self, future: Future[Any], name: str, ended: Callable[[], str | None]
+    ) -> bool:
+        """Waits until this process has something, or all hear that it is over."""
+        with self._ledger.spending("compile"):
+            is_over = lambda: ended() is not None
+            until_done(future, self._peers, is_over, f"not {name}")
+            self._ended = self._peers.agree(name, ended())
+        if self._ended is None:
+            wait([future])
+        return self._ended is None
 
     def _ended_by(self) -> str | None:
         """What says that it is time to stop: the name of a signal, or the budget."""
@@ -183,32 +291,28 @@ class _Loop:
         over = self._deadline is not None and time.monotonic() >= self._deadline
         return BUDGET if over else None
 
-    def _drawn(self, key: jax.Array) -> OuterState:
+    def _drawn(self) -> OuterState:
+        key = jax.random.key(self._config.seed)
         source, lopt = self._config.warm_start, self._trainer.lopt
         patterns = self._config.warm_start_tensors
         taken = warm_start(source, lopt, patterns) if source else {}
-        return jax.jit(lambda trainer: trainer.init(key, taken))(self._trainer)
+        init = jax.jit(
+            lambda trainer: trainer.init(key, taken), out_shardings=self._sharding
+        )
+        return init(self._trainer)
 
-    def _compile(self, shapes: OuterState, sharding: OuterState) -> Any:
+    def _compile(self) -> Future[Any]:
         self._progress.line(f"compiling, {len(jax.devices())} devices")
-        placed = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-            shapes,
-            sharding,
-        )
-        dispatch = jax.jit(
-            lambda trainer, state: trainer.dispatch(state), donate_argnums=1
-        )
-        return dispatch.lower(self._trainer, placed).compile(compiler_options())
+        return compile_dispatch(self._trainer, self._shapes, self._sharding, self._mesh)
 
     def _new(self, state: OuterState) -> _Begin:
-        lengths = _Lengths(metrics=0, timing=0)
         # The first save comes before the first step: a directory that cannot hold a
         # checkpoint is found out at once.
-        self._save(state, 0, lengths)
-        return _Begin(state, 0, lengths)
+        self._save(state, 0, Lengths(), skipped=0)
+        self._saver.wait()
+        return _Begin(state, 0, Lengths(), None)
 
-    def _taken_up(self, restored: Restored, sharding: OuterState) -> _Begin:
+    def _taken_up(self, restored: Restored) -> _Begin:
         for line in restored.damaged:
             self._progress.line(
                 f"warning: a damaged checkpoint was set aside, resuming from outer "
@@ -218,102 +322,168 @@ class _Loop:
         self._seconds = facts["seconds"]
         self._inner_steps = facts["inner_steps"]
         self._best = Best(**facts["best"]) if facts["best"] else None
-        state = jax.device_put(restored.state, sharding)
-        return _Begin(state, restored.step, _Lengths(**facts["lengths"]))
+        state = placed(restored.state, self._sharding)
+        self._good = None if facts.get("skipped") else restored.step
+        unjudged = facts.get("unjudged")
+        return _Begin(
+            state,
+            restored.step,
+            Lengths(**facts["lengths"]),
+            _Made(*json.loads(unjudged)) if unjudged else None,
+        )
 
-    def _train(self, begin: _Begin, compiled: Future[Any]) -> tuple[OuterState, int]:
-        directory, config = self._directory, self._config
-        with ExitStack() as stack:
-            metrics, timing = (
-                stack.enter_context(closing(JsonLines(path, length)))
-                for path, length in (
-                    (directory.metrics, begin.lengths.metrics),
-                    (directory.timing, begin.lengths.timing),
-                )
+    def _set_back(self, setback: _Setback) -> None:
+        self._setback = setback
+        self._trainer = dataclasses.replace(self._trainer, scale=setback.scale)
+
+    def _train_on(self, begin: _Begin, compiled: Any) -> tuple[OuterState, int]:
+        """Trains to the end, by smaller steps from further back where it must be."""
+        while True:
+            try:
+                return self._train(begin, compiled)
+            except NonFiniteError as error:
+                begin, compiled = self._rolled_back(error)
+            if compiled is None:
+                return begin.state, begin.step
+
+    def _rolled_back(self, error: NonFiniteError) -> tuple[_Begin, Any]:
+        """Where to go on after an error that it raises if that cannot be, and how."""
+        faults, setback = self._config.faults, self._setback
+        with self._watchdog.phase("a roll-back", START_SECONDS), keeping_programs():
+            self._saver.wait()
+            if setback.times == faults.rollbacks:
+                raise error
+            good = self._directory.find_good(self._shapes, setback.step, self._peers)
+            if good is None:
+                raise error
+            begin = self._taken_up(good)
+            scale = faults.rollback_scale * setback.scale
+            self._set_back(_Setback(setback.times + 1, scale, good.step))
+            self._progress.line(
+                f"warning: {error}; rolled back to outer step {good.step}, steps are "
+                f"multiplied by {scale:g} from there"
             )
-            others: list[Log] = [TensorBoard(directory.tensorboard, begin.step)]
-            if config.log.wandb:
-                others.append(WandB(config.log.wandb, config.name, to_dict(config)))
-            for log in others:
-                stack.enter_context(closing(log))
-            return self._steps(begin, compiled.result(), metrics, timing, others)
+            # Whoever resumes from here is to take the same steps.
+            self._save(begin.state, good.step, begin.lengths, skipped=0)
+            self._saver.wait()
+            remove = lambda: self._directory.remove_after(good.step)
+            self._peers.by_first("removal", remove)
+            return begin, self._compiled(self._compile())
+
+    def _train(self, begin: _Begin, compiled: Any) -> tuple[OuterState, int]:
+        with self._books(begin) as books, self._ledger.spending(STEPS):
+            return self._steps(begin, compiled, books)
+
+    def _books(self, begin: _Begin) -> Books:
+        if not self._peers.is_first:
+            return NoBooks()
+        return RunBooks(self._directory, self._config, begin.step, begin.lengths)
 
     def _steps(
-        self,
-        begin: _Begin,
-        compiled: Any,
-        metrics_file: JsonLines,
-        timing_file: JsonLines,
-        others: list[Log],
+        self, begin: _Begin, compiled: Any, books: Books
     ) -> tuple[OuterState, int]:
         outer, state, step = self._config.outer, begin.state, begin.step
         self._began = saved = time.monotonic()
+        last_saved = begin.step
         first = self._inner_steps
         judging = 0.0  # seconds that went into validation
         pending: OuterMetrics | None = None
 
-        def record(
-            metrics: Any, step: int, evaluation: dict[str, Any] | None = None
-        ) -> None:
-            metrics = jax.device_get(metrics)
-            row = summarise(step, metrics, self._names)
-            if evaluation is not None:
-                row["evaluation"] = evaluation
-            self._inner_steps += int(np.sum(metrics.inner_steps, dtype=np.int64))
+        def record(row: dict[str, Any], inner_steps: int) -> None:
+            self._inner_steps += inner_steps
             spent = time.monotonic() - self._began - judging
             rate = (self._inner_steps - first) / spent
-            metrics_file.append(row)
-            for log in others:
-                log.append({**row, "inner_steps_per_second": rate})
-            timing_file.append(
-                {
-                    "step": step,
-                    "seconds": self._elapsed(),
-                    "inner_steps_per_second": rate,
-                }
-            )
+            timing = {
+                "step": row["step"],
+                "seconds": self._elapsed(),
+                "inner_steps_per_second": rate,
+                "shares": self._ledger.shares(),
+            }
+            books.append(row, timing)
             self._last = row
             facts = _facts(row, rate)
+            facts["in steps"] = f"{100 * timing['shares'].get(STEPS, 0.0):.0f} %"
             if self._best is not None:
                 facts["best validation"] = f"{self._best.score:.3f}"
-            self._progress.update(step, outer.steps, facts, table=row["families"])
+            families = row["families"]
+            self._progress.update(row["step"], outer.steps, facts, table=families)
             if row["skipped"] >= outer.max_skipped:
                 raise NonFiniteError(
                     "the meta-loss must be finite, no particle had a finite one in the "
-                    f"{row['skipped']} outer steps up to {step}: lower "
+                    f"{row['skipped']} outer steps up to {row['step']}: lower "
                     "estimator.sigma or outer.learning_rate"
                 )
 
-        def save(step: int) -> None:
-            for log in others:
-                log.sync()
-            lengths = _Lengths(metrics=metrics_file.sync(), timing=timing_file.sync())
-            self._save(state, step, lengths)
+        def record_judged(state: OuterState, made: _Made) -> None:
+            nonlocal judging
+            began = time.monotonic()
+            evaluation = self._judge(state, made.row["step"])
+            judging += time.monotonic() - began
+            self._unjudged = made if evaluation is None else None
+            if evaluation is not None:
+                row = made.row | {"evaluation": evaluation}
+                record(row, made.inner_steps)
 
-        while step < outer.steps and self._ended_by() is None:
+        def record_pending() -> None:
+            nonlocal pending
+            if pending is not None:
+                record(*self._summarised(step, pending))
+            pending = None
+
+        def save() -> None:
+            last = self._unjudged.row if self._unjudged else self._last
+            skipped = last["skipped"] if last else 0
+            self._save(state, step, books.sync(), skipped=skipped)
+
+        if begin.unjudged is not None:
+            record_judged(state, begin.unjudged)
+        while step < outer.steps and self._unjudged is None:
+            self._watchdog.progress()
+            dispatched, self._waited = time.monotonic(), 0.0
+            due = time.monotonic() - saved >= self._config.checkpoint.seconds
+            own = _Plan(stop=self._ended_by(), save=due)
+            with self._waiting(), self._ledger.spending("waiting"):
+                plan = _Plan(*self._peers.agree("plan", own))
+            if plan.stop is not None:
+                self._ended = plan.stop
+                break
             # The device works on this dispatch while the host writes of the last.
             state, metrics = compiled(self._trainer, state)
-            if pending is not None:
-                record(pending, step)
-            pending, step = metrics, step + outer.steps_per_dispatch
+            record_pending()
+            step += outer.steps_per_dispatch
             if self._is_judged(step):
-                jax.block_until_ready(state)
-                began = time.monotonic()
-                evaluation = self._judge(state, step)
-                judging += time.monotonic() - began
-                record(metrics, step, evaluation)
-                pending = None
-            due = time.monotonic() - saved >= self._config.checkpoint.seconds
-            if due or step == outer.steps:
-                if pending is not None:
-                    record(pending, step)
-                save(step)
-                pending, saved = None, time.monotonic()
-        if pending is not None:
-            record(pending, step)
-        if step > begin.step and step not in self._directory.steps():
-            save(step)
+                record_judged(state, self._summarised(step, metrics))
+            else:
+                pending = metrics
+            dispatches = step // outer.steps_per_dispatch
+            if dispatches % self._config.faults.compare_every == 0:
+                require_same(state.theta, step, self._peers, START_SECONDS)
+            if plan.save or step == outer.steps:
+                record_pending()
+                save()
+                saved, last_saved = time.monotonic(), step
+            seconds = time.monotonic() - dispatched
+            warning = self._stragglers.note(
+                seconds - self._waited, seconds, START_SECONDS
+            )
+            if warning is not None:
+                self._progress.line(warning)
+        record_pending()
+        if step > last_saved:
+            save()
         return state, step
+
+    def _summarised(self, step: int, metrics: OuterMetrics) -> _Made:
+        with self._waiting():
+            metrics = jax.device_get(metrics)
+        made = int(np.sum(metrics.inner_steps, dtype=np.int64))
+        return _Made(summarise(step, metrics, self._names), made)
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._waited += time.monotonic() - began
 
     def _is_judged(self, step: int) -> bool:
         validation = self._config.validation
@@ -321,29 +491,68 @@ class _Loop:
             return False
         return step % validation.every == 0 or step == self._config.outer.steps
 
-    def _judge(self, state: OuterState, step: int) -> dict[str, Any]:
-        """Judges theta, and keeps it if it is the best so far."""
-        theta = jax.device_get(self._trainer.result(state))
-        suite = suite_named(self._config.validation.suite)
-        found = score(self._trainer.lopt, theta, suite)
-        if self._best is None or found < self._best.score:
-            self._best = Best(score=found, step=step)
-            self._write(self._directory.best, theta, step)
-        return {
-            "score": found,
-            "best": self._best.score,
-            "best_step": self._best.step,
-        }
+    def _judge(self, state: OuterState, step: int) -> dict[str, Any] | None:
+        """Judges theta, and keeps it if it is the best so far.
 
-    def _save(self, state: OuterState, step: int, lengths: _Lengths) -> None:
+        Returns:
+            What was found; None if a signal came, which then ends the run.
+        """
+
+        def judge() -> dict[str, Any]:
+            theta = self._theta(state)
+            suite = suite_named(self._config.validation.suite)
+            try:
+                found = self._stop.unless_stopped(
+                    lambda: score(self._trainer.lopt, theta, suite, self._stop.check)
+                )
+            except Interrupted as signal:
+                return {"stopped_by": str(signal)}
+            best = self._best
+            if best is None or found < best.score:
+                best = Best(score=found, step=step)
+                self._write(self._directory.best, theta, step)
+            return {"score": found, "best": best.score, "best_step": best.step}
+
+        with (
+            self._watchdog.phase("validation", None),
+            self._ledger.spending("validation"),
+            self._waiting(),
+        ):
+            evaluation = self._peers.by_first("validation", judge)
+        if "stopped_by" in evaluation:
+            self._ended = evaluation["stopped_by"]
+            return None
+        self._best = Best(evaluation["best"], evaluation["best_step"])
+        return evaluation
+
+    def _theta(self, state: OuterState) -> Any:
+        """What the run has arrived at, on the host of this process alone."""
+        theta, average = jax.device_get((state.theta, state.average))
+        here = state._replace(theta=theta, average=average)
+        return jax.device_get(self._trainer.result(here))
+
+    def _save(
+        self, state: OuterState, step: int, lengths: Lengths, *, skipped: int
+    ) -> None:
         facts = {
+            "skipped": skipped,
+            "setback": self._setback._asdict(),
             "config_hash": config_hash(to_dict(self._config)),
             "lengths": lengths._asdict(),
             "seconds": self._elapsed(),
             "inner_steps": self._inner_steps,
             "best": self._best._asdict() if self._best else None,
+            # As text: a manifest sorts its fields, and a row has an order.
+            "unjudged": json.dumps(self._unjudged) if self._unjudged else None,
         }
-        self._directory.save(state, step, facts, self._config.checkpoint.keep)
+        with (
+            self._watchdog.phase("a checkpoint", START_SECONDS),
+            self._ledger.spending("checkpoint"),
+            self._waiting(),
+        ):
+            self._saver.save(state, step, facts, spared=self._good)
+        if not skipped:
+            self._good = step
 
     def _export(self, state: OuterState, step: int) -> None:
         """Writes the result as an optimizer that `l2o.load` reads."""
@@ -351,7 +560,7 @@ class _Loop:
             _, theta = l2o.load(self._directory.best)
             step = self._best.step
         else:
-            theta = jax.device_get(self._trainer.result(state))
+            theta = self._theta(state)
         self._write(self._directory.optimizer, theta, step)
 
     def _write(self, path: Any, theta: Any, step: int) -> None:

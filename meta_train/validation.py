@@ -1,5 +1,6 @@
 """Which theta of a run is the best: judged on a small suite as it goes on."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -26,7 +27,12 @@ class Best(NamedTuple):
     step: int  # the outer step after which it was judged
 
 
-def score(lopt: LearnedOptimizer, theta: Theta, suite: Suite) -> float:
+def score(
+    lopt: LearnedOptimizer,
+    theta: Theta,
+    suite: Suite,
+    check: Callable[[], None] = lambda: None,
+) -> float:
     r"""How well an optimizer trains the tasks of a suite; lower is better.
 
     $$ \frac{1}{|C|} \sum_{c \in C} \log_{10}(\max(\tilde L_c, 0) + 10^{-3}) $$
@@ -38,9 +44,15 @@ def score(lopt: LearnedOptimizer, theta: Theta, suite: Suite) -> float:
         lopt: the architecture.
         theta: its meta-parameters.
         suite: what to train on.
+        check: called before every cell; what it raises ends the judgement.
     """
     contender = learned("theta", lopt, theta)
-    report = evaluate([contender], suite, protocol=Protocol(evaluations=1))
+    report = evaluate(
+        [contender],
+        suite,
+        protocol=Protocol(evaluations=1),
+        on_progress=lambda _: check(),
+    )
     losses = {r.cell: np.asarray(r.fitted.curve.final.test_loss) for r in report.rows}
     scores = []
     for cell in suite.cells:

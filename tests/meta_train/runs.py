@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from l2o.storage import read_manifest
+from l2o.storage import read_manifest, snapshot
 from meta_train import config as configs
 from meta_train.build import build_trainer
-from meta_train.config import TrainConfig
-from meta_train.directory import RunDirectory
+from meta_train.config import CheckpointConfig, TrainConfig
+from meta_train.directory import STATE, RunDirectory
 from meta_train.progress import Quiet
 from meta_train.run import RunResult, run
 from meta_train.signals import StopSignal
@@ -99,6 +99,13 @@ def start(
             progress=progress or Quiet(),
             deadline=deadline,
         )
+
+
+def save(
+    run: RunDirectory, state: Any, step: int, facts: dict[str, Any], **fields: int
+) -> None:
+    """Writes a checkpoint of a state."""
+    run.save(snapshot({STATE: state}), step, facts, CheckpointConfig(**fields))
 
 
 def command(*arguments: Any, code: str = "") -> list[str]:

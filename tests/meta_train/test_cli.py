@@ -23,9 +23,9 @@ from meta_test.evaluate import Progress
 from meta_test.results import Results
 from meta_test.suites import SUITES
 from meta_test.wishes import Wish
-from meta_train import commands
 from meta_train.bench import meta_training, step
 from meta_train.cli import main
+from meta_train.commands import judging, training
 from meta_train.directory import RunDirectory
 from tests.helpers import ROOT
 from tests.meta_train import runs
@@ -54,7 +54,7 @@ def error_of(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Expected one of {train, eval, tune, compare, inspect, map, plot, "),
+        ([], "Expected one of {train, launch-local, eval, tune, compare, inspect, "),
         (["frobnicate"], "Unrecognized options: frobnicate"),
         (["train", "--outt", "x"], "Unrecognized options: --outt"),
         (["train", "a", "b"], "Unrecognized options: b"),
@@ -227,7 +227,7 @@ def test_debug_adds_the_traceback(capsys):
 def test_training_evaluation_and_a_signal_between(
     capsys, config, reference, elsewhere, tiny_suite, monkeypatch
 ):
-    judge = commands.judge
+    judge = judging.judge
 
     def judge_with_signal(*arguments, **options):
         signal.raise_signal(signal.SIGTERM)
@@ -236,7 +236,7 @@ def test_training_evaluation_and_a_signal_between(
     # Without --out the directory is named after the run.
     command = ["train", str(config), "--set", "suite=tiny", "--json"]
     with monkeypatch.context() as patch:
-        patch.setattr(commands, "judge", judge_with_signal)
+        patch.setattr(judging, "judge", judge_with_signal)
         assert main(command) == 0
     captured = capsys.readouterr()
     summary = json.loads(captured.out)
@@ -284,7 +284,7 @@ def test_a_budget_stops_in_time_and_still_evaluates(
 ):
     command = ["train", str(config), "--set", "suite=tiny", "--out", "run", "--json"]
     # As much is left for the evaluation as there is.
-    monkeypatch.setattr(commands, "_reserve", lambda suite, budget: budget)
+    monkeypatch.setattr(training, "_reserve", lambda suite, budget: budget)
     assert main([*command, "--budget", "2h"]) == 0
     captured = capsys.readouterr()
     summary = json.loads(captured.out)
@@ -298,9 +298,9 @@ def test_what_a_budget_leaves_for_the_evaluation(tiny_suite):
     # 13 rates of SGD and 11 of Adam at 3 seeds, two choices of each and the optimizer
     # at 2 seeds, of 10 steps.
     steps = (24 * 3 + 5 * 2) * 10
-    assert commands._reserve(tiny_suite, 0.1) == pytest.approx(steps / 20_000)
-    assert commands._reserve(tiny_suite, 3600.0) == 360.0
-    assert commands._reserve(tiny_suite, 0.01) == 0.005
+    assert training._reserve(tiny_suite, 0.1) == pytest.approx(steps / 20_000)
+    assert training._reserve(tiny_suite, 3600.0) == 360.0
+    assert training._reserve(tiny_suite, 0.01) == 0.005
 
 
 def test_evaluation(capsys, reference, elsewhere, tiny_suite, monkeypatch):
@@ -339,7 +339,7 @@ def test_evaluation(capsys, reference, elsewhere, tiny_suite, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         options["on_progress"](None)
 
-    monkeypatch.setattr(commands, "judge", interrupted)
+    monkeypatch.setattr(judging, "judge", interrupted)
     assert main(["eval", optimizer, "--suite=tiny", "--out=new", "--json"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"finished": False, "stopped_by": "SIGINT"}
@@ -354,7 +354,7 @@ def test_report_cards(capsys, reference, elsewhere, tiny_suite, monkeypatch):
         wish = Wish("peace", 0.5, "half", "of it", {"doves": 1.0})
         return tuple(Card(contender.name, (wish,)) for contender in report.contenders)
 
-    monkeypatch.setattr(commands, "make_cards", of_one_wish)
+    monkeypatch.setattr(judging, "make_cards", of_one_wish)
     optimizer = str(reference / "optimizer")
     command = ["eval", optimizer, "--suite=tiny", "--out=out"]
     assert main([*command, "--cards", "--json"]) == 0
@@ -578,7 +578,7 @@ def test_a_map(capsys, reference, elsewhere):
 
 
 def test_a_map_that_a_signal_stops(capsys, elsewhere, monkeypatch):
-    explore = commands.trainability.explore
+    explore = judging.trainability.explore
 
     def stopping(pieces, after):
         for index, piece in enumerate(pieces):
@@ -589,7 +589,7 @@ def test_a_map_that_a_signal_stops(capsys, elsewhere, monkeypatch):
     command = ["map", "sgd", "--task=quadratic", "--size=16", "--steps=2", "--json"]
     for after, left in ((0, []), (1, [128]), (3, [256])):
         monkeypatch.setattr(
-            commands.trainability,
+            judging.trainability,
             "explore",
             lambda *given, after=after, **options: stopping(
                 explore(*given, **options), after

@@ -35,7 +35,7 @@ def saved(tmp_path):
     """A run with checkpoints of outer steps 2, 4 and 6."""
     run = RunDirectory(tmp_path / "run")
     for step in (2, 4, 6):
-        run.save(state(step), step, {"seconds": 1.5}, keep=3)
+        runs.save(run, state(step), step, {"seconds": 1.5}, keep=3)
     return run
 
 
@@ -52,7 +52,7 @@ def test_the_newest_checkpoint_is_restored(saved):
 
 
 def test_only_the_newest_are_kept(saved):
-    saved.save(state(8), 8, {}, keep=2)
+    runs.save(saved, state(8), 8, {}, keep=2)
     assert saved.steps() == [8, 6]
     assert sorted(p.name for p in (saved.path / "checkpoints").iterdir()) == [
         "step_00000006",
@@ -85,7 +85,7 @@ def test_a_damaged_newest_one_is_set_aside(saved, harm):
     assert saved.steps() == [4, 2]
     assert (saved.path / "checkpoints" / "damaged_step_00000006").is_dir()
     # The step is made again, and may be damaged again.
-    saved.save(state(6), 6, {}, keep=3)
+    runs.save(saved, state(6), 6, {}, keep=3)
     harm(checkpoint(saved, 6))
     assert saved.restore(state()) is not None
 
@@ -203,7 +203,7 @@ def test_a_run_is_finished_when_all_it_asks_for_is_there(tmp_path, config):
     plain = runs.settings(config, "outer.steps=6")
     judged = runs.settings(config, "outer.steps=6", "suite=quick")
     run = RunDirectory(tmp_path)
-    run.save(state(6), 6, {}, keep=1)
+    runs.save(run, state(6), 6, {}, keep=1)
     assert not run.is_finished(plain)
     run.optimizer.mkdir()
     assert run.is_finished(plain)

@@ -29,7 +29,7 @@ KILL = """
 import json, os, signal, sys
 from itertools import count
 from pathlib import Path
-import l2o.checkpoint, orbax.checkpoint, meta_train.commands
+import l2o.checkpoint, orbax.checkpoint, meta_train.commands.training
 from meta_train.cli import main
 from meta_train.metrics import JsonLines
 

@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from meta_train import commands
 from meta_train.cli import main
+from meta_train.commands import files
 from tasks import DATASETS
 from tasks.data import tfds, tfds_prepare
 from tasks.data.arrays import Examples
@@ -48,7 +48,7 @@ def test_images_are_prepared_once(capsys, data_dir):
 
 
 def test_a_name_that_is_embedded_too(capsys, data_dir, monkeypatch):
-    monkeypatch.setitem(commands.DATASETS, "l2o_alone", DATASETS["digits"])
+    monkeypatch.setitem(files.DATASETS, "l2o_alone", DATASETS["digits"])
     assert main(["prepare", "l2o_alone", "--data-dir", str(data_dir)]) == 0
     line = "that of TensorFlow Datasets is l2o_alone:1.0.0\n"
     assert line in capsys.readouterr().err

@@ -184,7 +184,7 @@ def test_a_loss_that_is_not_finite_is_an_error_that_keeps_what_was_saved(
     )
     lengths = {"metrics": 0, "timing": 0}
     facts = {"seconds": 0.0, "inner_steps": 0, "best": None, "lengths": lengths}
-    run.save(state, step, facts, keep=3)
+    runs.save(run, state, step, facts)
     expected = "no particle had a finite one in the 4 outer steps up to 8: lower"
     with pytest.raises(NonFiniteError, match=expected) as caught:
         runs.start(settings, run.path, resume=True)
@@ -197,6 +197,59 @@ def test_a_loss_that_is_not_finite_is_an_error_that_keeps_what_was_saved(
     assert kept is not None
     assert np.isnan(kept.state.theta).all()
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(kept.state.opt_state))
+
+
+@pytest.fixture
+def astray(reference, settings, tmp_path):
+    """A run whose last checkpoint has a theta that is not finite since it was made."""
+    run = without_end(reference, tmp_path / "astray")
+    like = jax.eval_shape(build_trainer(settings).init, jax.random.key(0))
+    newest = run.restore(like)
+    assert newest is not None
+    state = newest.state._replace(
+        theta=np.full_like(newest.state.theta, np.nan), skipped=np.int32(2)
+    )
+    named = ("seconds", "inner_steps", "best", "lengths")
+    facts = {name: newest.facts[name] for name in named} | {"skipped": 2}
+    runs.save(run, state, newest.step, facts)
+    return run
+
+
+def test_what_is_not_finite_goes_back_and_takes_smaller_steps(
+    astray, reference, settings, tmp_path
+):
+    again = tmp_path / "again"
+    shutil.copytree(astray.path, again)
+    progress = Lines()
+    assert runs.start(settings, astray.path, resume=True, progress=progress).finished
+    (warning,) = (line for line in progress.lines if line.startswith("warning: "))
+    assert "no particle had a finite one in the 4 outer steps up to 12" in warning
+    assert "rolled back to outer step 8, steps are multiplied by 0.5" in warning
+    assert [row["step"] for row in rows(astray.metrics)] == ALL_STEPS
+    assert all(row["skipped"] == 0 for row in rows(astray.metrics))
+    newest = read_manifest(astray.path / "checkpoints" / f"step_{STEPS:08d}")
+    assert newest["setback"] == {"times": 1, "scale": 0.5, "step": 8}
+    # The steps are half of what they were, from the same place.
+    like = jax.eval_shape(build_trainer(settings).init, jax.random.key(0))
+    kept, were = (
+        run.restore(like)
+        for run in (RunDirectory(reference), RunDirectory(astray.path))
+    )
+    assert kept is not None
+    assert were is not None
+    assert not np.array_equal(kept.state.theta, were.state.theta)
+    # What is stopped after it takes the same ones.
+    stopped = runs.start(settings, again, resume=True, progress=At(10, stop))
+    assert stopped.stopped_by == "SIGTERM"
+    assert runs.start(settings, again, resume=True).finished
+    assert runs.bits(again) == runs.bits(astray.path)
+
+
+def test_roll_backs_come_to_an_end(astray, config):
+    settings = runs.settings(config, "faults.rollbacks=0")
+    astray.write_config(settings)
+    with pytest.raises(NonFiniteError, match="in the 4 outer steps up to 12: lower"):
+        runs.start(settings, astray.path, resume=True)
 
 
 def test_a_deadline_ends_a_run_that_can_go_on(reference, settings, tmp_path):
@@ -238,6 +291,42 @@ def test_the_best_theta_is_kept(config, tmp_path, tiny_suite, monkeypatch):
     runs.start(short, tmp_path / "short")
     got, want = (l2o.load(p / "optimizer")[1] for p in (run.path, tmp_path / "short"))
     jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def total(theta):
+    return float(sum(x.sum() for x in jax.tree.leaves(theta)))
+
+
+@pytest.mark.parametrize("judged", [8, STEPS])
+def test_a_validation_that_a_signal_cut_short_is_made_up_for(
+    judged, config, tmp_path, tiny_suite, monkeypatch
+):
+    overrides = ("validation.suite=tiny", "validation.every=4")
+    settings = runs.settings(config, *overrides)
+    calls = []
+
+    def judge(lopt, theta, suite, check):
+        del lopt, suite
+        calls.append(check)
+        if 4 * len(calls) == judged:
+            stop()
+            while True:  # Until the main thread has noted it.
+                check()
+        return total(theta)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "score", lambda lopt, theta, *_: total(theta))
+        runs.start(settings, tmp_path / "whole")
+    monkeypatch.setattr(run_module, "score", judge)
+    cut = RunDirectory(tmp_path / "cut")
+    stopped = runs.start(settings, cut.path)
+    assert (stopped.step, stopped.finished) == (judged, False)
+    assert stopped.stopped_by == "SIGTERM"
+    assert cut.steps()[0] == judged
+    assert rows(cut.metrics)[-1]["step"] == judged - 2
+    assert not cut.optimizer.exists()
+    assert runs.start(settings, cut.path, resume=True).finished
+    assert runs.bits(cut.path) == runs.bits(tmp_path / "whole")
 
 
 def test_score_is_the_mean_logarithm_of_the_median_normalised_loss(tiny_suite):
@@ -308,11 +397,11 @@ def test_a_full_disk_leaves_all_that_was_saved(
         if len(written) == 2:
             no_space()
         written.append(path)
-        write_tree(path, *args, **kwargs)
+        write_snapshot(path, *args, **kwargs)
 
-    write_tree = directories.write_tree
+    write_snapshot = directories.write_snapshot
     with monkeypatch.context() as patch:
-        patch.setattr(directories, "write_tree", twice)
+        patch.setattr(directories, "write_snapshot", twice)
         with pytest.raises(OSError, match="No space left"):
             runs.start(settings, run.path)
     assert run.steps() == [2, 0]

@@ -4,9 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
+from meta_train import signals
 from meta_train.signals import SIGNALS, Interrupted, StopSignal
 from tests.meta_train import runs
 
@@ -43,6 +45,7 @@ def test_without_a_signal_nothing_is_left_behind():
 # runs before it returns, which takes days here.
 BUSY = """
 import hashlib, os, signal, sys, threading
+from meta_train import signals
 from meta_train.signals import StopSignal
 
 def twice():
@@ -68,3 +71,20 @@ def test_the_second_signal_ends_even_a_busy_process_at_once(number):
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", "")
+
+
+def test_work_that_goes_on_after_a_signal_is_left(monkeypatch):
+    monkeypatch.setattr(signals, "PATIENCE_SECONDS", 0.2)
+    over = threading.Event()
+    with StopSignal() as stop:
+        assert stop.unless_stopped(lambda: 3) == 3
+        with pytest.raises(ZeroDivisionError):
+            stop.unless_stopped(lambda: 1 // 0)
+        signal.raise_signal(signal.SIGTERM)
+        # What ends by itself has said what it has to say.
+        assert stop.unless_stopped(lambda: over.wait(0.1)) is False
+        assert not stop.abandoned
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            stop.unless_stopped(over.wait)
+        assert stop.abandoned
+        over.set()

@@ -1,0 +1,1 @@
+"""What the commands of `meta_train.cli` do."""
