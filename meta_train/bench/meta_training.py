@@ -21,6 +21,7 @@ from meta_train.build import build_trainer, state_sharding
 from meta_train.config import EstimatorConfig, OuterConfig, TrainConfig
 from meta_train.devices import use_all_cores
 from meta_train.estimators.windows import WindowEstimator
+from meta_train.outer import OuterState
 from tasks.base import TaskFamily
 
 
@@ -174,6 +175,11 @@ class OuterStep:
             jax.block_until_ready(held[0])
 
         return call
+
+    @property
+    def state(self) -> OuterState:
+        """After the last call."""
+        return self._state
 
     @property
     def steps(self) -> int:
