@@ -1,0 +1,123 @@
+"""A release is what its committed config makes: the first dispatch, bit for bit."""
+
+import dataclasses
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from meta_test.compilation import compiler_options
+from meta_train import config as configs
+from meta_train.build import block_mesh, build_trainer, state_sharding, warm_start
+from meta_train.estimators.base import GradientEstimator, MetaGradient
+from meta_train.metrics import summarise
+from tests.helpers import ROOT, run_python
+
+
+RECORDED = ROOT / "docs" / "reports"
+NAMES = sorted(path.parent.name for path in RECORDED.glob("*/training.jsonl"))
+CHECKED = ["lopt-anytime"]
+"""A minute each; of the others `first_row` tells the same."""
+
+
+class Idle(GradientEstimator):
+    """In the place of a family that is not drawn: it is not compiled."""
+
+    def __init__(self, mesh):
+        self.mesh = mesh
+
+    def init(self, theta, key):
+        return ()
+
+    def estimate(self, theta, state, key, outer_step):
+        zero = jnp.zeros((), jnp.int32)
+        nothing = MetaGradient(
+            jnp.zeros_like(theta), jnp.float32(jnp.nan), zero, zero, zero, zero
+        )
+        return nothing, state
+
+
+jax.tree_util.register_pytree_node(
+    Idle, lambda idle: ((), idle.mesh), lambda mesh, _: Idle(mesh)
+)
+
+
+def first_row(name):
+    """Prints what the first dispatch of a run with this config reports of itself."""
+    config = configs.load(name)
+    trainer = build_trainer(config)
+    key = jax.random.key(config.seed)
+    run_key = jax.random.split(key, 3)[2]
+    used = np.zeros(len(trainer.estimators), bool)
+    for step in range(config.outer.steps_per_dispatch):
+        used |= np.asarray(trainer.mix.draw(jax.random.fold_in(run_key, step)))
+    trainer = dataclasses.replace(
+        trainer,
+        estimators=tuple(
+            estimator if drawn else Idle(estimator.mesh)
+            for estimator, drawn in zip(trainer.estimators, used, strict=True)
+        ),
+    )
+    patterns = config.warm_start_tensors
+    given = warm_start(config.warm_start, trainer.lopt, patterns)
+    state = jax.jit(lambda trainer: trainer.init(key, given))(trainer)
+    state = jax.device_put(state, state_sharding(block_mesh(config.estimator), state))
+    dispatch = jax.jit(
+        lambda trainer, state: trainer.dispatch(state),
+        compiler_options=compiler_options(),
+    )
+    _, metrics = dispatch(trainer, state)
+    steps, names = config.outer.steps_per_dispatch, trainer.mix.names
+    print(json.dumps(summarise(steps, jax.device_get(metrics), names)))
+
+
+def same_machine():
+    """Whether bits are to be those of the machine that the releases were made on."""
+    flags = Path("/proc/cpuinfo")
+    wide = flags.is_file() and " avx512f " in flags.read_text()
+    x86 = platform.machine() == "x86_64"
+    return version("jaxlib") == "0.10.2" and x86 and wide
+
+
+def flat(row):
+    families = {
+        f"{name}/{key}": value
+        for name, family in row["families"].items()
+        for key, value in family.items()
+    }
+    found = {**{k: v for k, v in row.items() if k != "families"}, **families}
+    return {key: np.nan if value is None else value for key, value in found.items()}
+
+
+@pytest.mark.timeout(600)  # A program of ten families.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHECKED)
+def test_config_makes_the_released_run(name):
+    recorded = (RECORDED / name / "training.jsonl").read_text().splitlines()[0]
+    want = json.loads(recorded)
+    code = f"from tests.test_released_runs import first_row; first_row({name!r})"
+    # On as many devices as the run had, and a compiler that may take its time.
+    found = json.loads(run_python(code, devices=2, timeout=580.0).splitlines()[-1])
+    if same_machine():
+        assert found == want
+        return
+    assert found.keys() == want.keys()
+    found, want = flat(found), flat(want)
+    for key, value in want.items():
+        np.testing.assert_allclose(found[key], value, rtol=0.02, err_msg=key)
+
+
+def test_what_was_recorded_ends_where_the_config_does():
+    assert set(CHECKED) <= set(NAMES)
+    for name in NAMES:
+        rows = (RECORDED / name / "training.jsonl").read_text().splitlines()
+        steps = [json.loads(row)["step"] for row in rows]
+        config = configs.load(name)
+        assert steps[0] == config.outer.steps_per_dispatch, name
+        assert steps[-1] == config.outer.steps, name
+        assert steps == sorted(steps), name
