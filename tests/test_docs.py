@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import subprocess
 import tomllib
 from typing import Any
 
@@ -13,8 +14,9 @@ import l2o
 from l2o.learned import per_parameter
 from l2o.learned.facts import table
 from l2o.learned.per_parameter import plain_outputs
+from meta_train import status
 from meta_train.build import build_families, build_trainer
-from meta_train.commands import listing
+from meta_train.commands.listing import listing
 from tests.helpers import ROOT
 
 
@@ -98,3 +100,19 @@ def test_configs_of_the_page_on_meta_training():
     }
     trainer = build_trainer(scope["config"])
     assert trainer.mix.names == ("image_mlp",)
+
+
+def test_launch_files_are_listed_and_scripts():
+    page = (ROOT / "docs" / "pods.md").read_text(encoding="utf-8")
+    files = sorted((ROOT / "examples" / "launch").iterdir())
+    for file in files:
+        assert f"[{file.name}](../examples/launch/{file.name})" in page
+        if file.suffix != ".yaml":
+            subprocess.run(["bash", "-n", str(file)], check=True)
+    assert len(files) == 3
+
+
+def test_statuses_of_the_page_on_pods():
+    page = (ROOT / "docs" / "pods.md").read_text(encoding="utf-8")
+    named = {value for value in vars(status).values() if isinstance(value, int)}
+    assert {f"| {value} | " in page for value in named} == {True}
