@@ -584,74 +584,22 @@ def _list(command: List) -> int:
 
 
 def _bench(command: Bench) -> int:
-    if command.what == "tasks":
-        from meta_train.bench.tasks import tasks, text
+    from meta_train.commands.measuring import bench
 
-        result = tasks(command.programs, say)
-        if not command.json:
-            print(text(result))
-            return 0
-    elif command.what == "sources":
-        from meta_train.bench.sources import sources, text
-
-        result = sources(say)
-        if not command.json:
-            print(text(result))
-            return 0
-    elif command.what == "estimators":
-        from meta_train.bench import estimators
-
-        result = estimators.estimators(say)
-        figure = command.out or "estimators.png"
-        estimators.write(result, Path(figure))
-        say(f"figure: {figure}")
-        if not command.json:
-            print(estimators.text(result))
-            return 0
-    elif command.what == "scaling":
-        from meta_train.bench.scaling import scaling, text
-
-        result = scaling(say)
-        if not command.json:
-            print(text(result))
-            return 0
-    elif command.what == "faults":
-        from meta_train.bench.faults import campaign
-
-        result = campaign.faults(say, quick=command.quick, seed=command.seed)
-        if command.out:
-            campaign.write(result, Path(command.out))
-            say(f"report: {command.out}")
-        print(json.dumps(result) if command.json else campaign.text(result))
-        return 0 if campaign.is_passed(result) else 1
-    elif command.what == "eval":
-        from meta_train.bench.evaluation import evaluation
-
-        result = evaluation(say)
-    elif command.what == "step":
-        from meta_train.bench.step import step
-
-        result = step(command.optimizer, command.width, command.layers)
-    elif command.breakdown:
-        from meta_train.bench.breakdown import breakdown
-
-        result = breakdown(command.optimizer, command.pairs, command.family)
-    else:
-        from meta_train.bench.meta_training import meta_training
-
-        result = meta_training(command.optimizer, command.pairs, command.family)
-    if command.json:
-        print(json.dumps(result, allow_nan=False))
-    else:
-        from meta_train.metrics import flat
-
-        for name, value in flat(result).items():
-            print(
-                f"{name}: {value:,.3f}"
-                if isinstance(value, float)
-                else f"{name}: {value}"
-            )
-    return 0
+    return bench(
+        what=command.what,
+        optimizer=command.optimizer,
+        pairs=command.pairs,
+        family=command.family,
+        breakdown=command.breakdown,
+        width=command.width,
+        layers=command.layers,
+        programs=command.programs,
+        quick=command.quick,
+        seed=command.seed,
+        out=command.out,
+        as_json=command.json,
+    )
 
 
 def _reference(command: Reference) -> int:

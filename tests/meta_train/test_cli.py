@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import jax
 import numpy as np
@@ -24,8 +25,9 @@ from meta_test.results import Results
 from meta_test.suites import SUITES
 from meta_test.wishes import Wish
 from meta_train.bench import meta_training, step
-from meta_train.cli import main
+from meta_train.cli import Bench, main
 from meta_train.commands import judging, training
+from meta_train.commands.measuring import BENCHMARKS
 from meta_train.directory import RunDirectory
 from tests.helpers import ROOT
 from tests.meta_train import runs
@@ -672,6 +674,10 @@ def test_lists(capsys, what, kinds):
                 entry.split()[0] == name and entry.endswith(line)
                 for entry in text.splitlines()
             )
+
+
+def test_every_benchmark_is_in_the_table():
+    assert get_args(get_type_hints(Bench)["what"]) == tuple(BENCHMARKS)
 
 
 @pytest.mark.parametrize(
