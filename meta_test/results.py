@@ -31,8 +31,8 @@ AFTERWARDS = frozenset(
         *("inspection", "inspection_figure", "listing", "optimizer_step"),
         *("page", "pictures"),
         *("reference", "report", "results", "spreadsheet", "statistics", "table"),
-        *("trainability", "trainability_figure", "tuning", "tuning_report"),
-        *("way", "wishes"),
+        *("trainability", "trainability_axes", "trainability_figure"),
+        *("tuning", "tuning_report", "way", "wishes"),
     }
 )
 """Modules and packages of `meta_test` that are left out: they choose trainings, as the

@@ -8,13 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from meta_test.pictures import save, save_animation
-from meta_test.trainability import (
-    INIT_SCALE,
-    MULTIPLIER,
-    Axis,
-    TrainabilityMap,
-    as_text,
-)
+from meta_test.trainability import TrainabilityMap, as_text
+from meta_test.trainability_axes import INIT_SCALE, Axis
+from meta_test.variants import MULTIPLIER
 
 
 if TYPE_CHECKING:

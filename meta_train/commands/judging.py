@@ -24,6 +24,7 @@ from meta_test import (
     pictures,
     report as reports,
     trainability,
+    trainability_axes,
     trainability_figure,
     tuning,
     tuning_report,
@@ -259,10 +260,10 @@ def draw_map(
     use_all_cores()
     family = build_family({"family": task} | TYPICAL.get(task, {}), where="map")
     if optimizer.partition("+")[0] in BASELINES:
-        subject = trainability.of_baseline(optimizer)
+        subject = trainability_axes.of_baseline(optimizer)
     else:
         [contender] = contenders_of([optimizer])
-        subject = trainability.of_learned(contender)
+        subject = trainability_axes.of_learned(contender)
     film = frames > 1
     figure = Path(out or ("map.gif" if film else "map.png"))
     if film and figure.suffix != ".gif":
@@ -275,7 +276,7 @@ def draw_map(
         family,
         subject,
         subject.axis(x or next(iter(subject.ranges)), "--x"),
-        subject.axis(y or trainability.INIT_SCALE, "--y"),
+        subject.axis(y or trainability_axes.INIT_SCALE, "--y"),
         size=size,
         steps=steps,
         seed=seed,

@@ -15,18 +15,15 @@ from l2o.learned import LearnableSGD
 from meta_test.fractal import boundary
 from meta_test.optimizers import learned
 from meta_test.trainability import (
-    INIT_SCALE,
     LARGEST,
     LAST,
-    MULTIPLIER,
-    Axis,
     TrainabilityMap,
     as_json,
     explore,
-    of_baseline,
-    of_learned,
 )
+from meta_test.trainability_axes import INIT_SCALE, Axis, of_baseline, of_learned
 from meta_test.trainability_figure import colours, draw, write
+from meta_test.variants import MULTIPLIER
 from tasks import from_functions
 from tests.helpers import assert_no_recompile, run_python
 from tests.meta_test.problems import line
@@ -238,7 +235,8 @@ def test_pieces_come_one_after_another(tmp_path):
 DIGITS = """
 import hashlib
 import jax
-from meta_test.trainability import Axis, explore, of_baseline
+from meta_test.trainability import explore
+from meta_test.trainability_axes import Axis, of_baseline
 from tasks import ImageMLP, load
 
 family = ImageMLP(load("digits"), hidden=(16,), batch_size=32)
