@@ -186,7 +186,8 @@ class Row:
         tuning: its candidates; None where there is one.
         fitted: the candidate with the lowest median train loss.
         validated: the candidate with the lowest median validation loss.
-        seconds_per_step: of a training on one device, evaluations included.
+        seconds_per_step: of a training on one device, evaluations included; on CPUs
+            those of a processor.
         steps_to_reference: `[seeds]` of `fitted`, to where the reference's median train
             curve ends; infinite for those that never get there, None when the reference
             does not take part.
@@ -419,12 +420,18 @@ class _Bench:
             )
 
         run(trials[:0])  # Compiles, so that the time below is that of the trainings.
-        began = time.perf_counter()
-        curve = run(trials)
-        seconds = time.perf_counter() - began
-        devices = jax.local_device_count()
-        longest = max(curve.steps[i::devices].sum() for i in range(devices))
-        return Sweep(curve, seconds / max(int(longest), 1))
+        if jax.default_backend() == "cpu":
+            # Of the processors: what else the machine does then changes it little.
+            began = time.process_time()
+            curve = run(trials)
+            seconds, steps = time.process_time() - began, curve.steps.sum()
+        else:
+            began = time.perf_counter()
+            curve = run(trials)
+            seconds = time.perf_counter() - began
+            devices = jax.local_device_count()
+            steps = max(curve.steps[i::devices].sum() for i in range(devices))
+        return Sweep(curve, seconds / max(int(steps), 1))
 
 
 def _with_steps(rows: Sequence[Row], cell: Cell, suite: Suite) -> list[Row]:

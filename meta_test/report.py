@@ -52,7 +52,8 @@ CONVENTIONS = {
     "`protocol.random_settings` is not 0, so many random settings",
     "steps_to_reference": f"steps until the smoothed train curve is where the best "
     f"{REFERENCE}'s median curve ends; null means more than `bound` steps",
-    "seconds_per_step": "of one training on one device, evaluations included",
+    "seconds_per_step": "of one training on one device, evaluations included; on CPUs "
+    "those of a processor",
     "curves": "quartiles over seeds of the mean train loss since the last record, and "
     "of evaluations of the parameters, at their `steps`",
 }
