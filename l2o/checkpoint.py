@@ -3,7 +3,6 @@
 import datetime as dt
 import os
 import platform
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ import numpy as np
 import optax
 
 from l2o import __version__, config as configlib, released, storage, trees
+from l2o.filesystem import resolved
 from l2o.learned import ARCHITECTURES
 from l2o.learned.base import LearnedOptimizer, Theta
 
@@ -31,7 +31,7 @@ def save(
     """Writes a learned optimizer to a directory, all of it or nothing.
 
     Args:
-        path: the directory to make.
+        path: the directory to make; `gs://` as well.
         lopt: one of `ARCHITECTURES`.
         theta: meta-parameters of `lopt`.
         overwrite: replace the checkpoint that is at `path`, keeping its model card.
@@ -45,16 +45,17 @@ def save(
         OSError: the disk is full or failing. What was at `path` is still there.
         TypeError: a fact cannot be written as JSON.
         ValueError: `theta` is not of `lopt`, or `lopt` of no known architecture, or a
-            fact is one that the manifest states itself.
+            fact is one that the manifest states itself, or `path` is of a kind that
+            cannot be written.
     """
-    path = Path(path)
+    path = resolved(path)
     architecture = architecture_of(lopt)
     written_here = sorted(set(_WRITTEN_HERE) & set(provenance))
     if written_here:
         raise ValueError(f"provenance {written_here} is recorded by save itself")
     require_theta(lopt, theta)
     defaults = {
-        "name": path.resolve().name,
+        "name": path.name,
         "config": None,
         "config_hash": None,
         "seed": None,
@@ -85,7 +86,8 @@ def load(name_or_path: str | os.PathLike[str]) -> tuple[LearnedOptimizer, Theta]
     """Reads a released optimizer, or one that `save` wrote.
 
     Args:
-        name_or_path: a released name, or the directory of a checkpoint.
+        name_or_path: a released name, or the directory of a checkpoint, which may be
+            in a bucket, `gs://`.
 
     Returns:
         `(lopt, theta)`; theta is on the default device, wherever it was trained.
@@ -93,6 +95,8 @@ def load(name_or_path: str | os.PathLike[str]) -> tuple[LearnedOptimizer, Theta]
     Raises:
         CheckpointError: there is no such optimizer, or it is damaged, or of an
             architecture that this version does not have.
+        ConnectionError: a bucket cannot be reached.
+        ValueError: a path is of a kind that cannot be read.
     """
     path = released.find(name_or_path)
     manifest = storage.read_manifest(path)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from l2o import storage
 from l2o.config import nearest
+from l2o.filesystem import place
 
 
 def names() -> list[str]:
@@ -23,8 +24,9 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
 
     Raises:
         CheckpointError: a name is neither released nor a checkpoint.
+        ValueError: a path is of a kind that cannot be read.
     """
-    path = Path(name_or_path)
+    path = place(name_or_path)
     text = os.fspath(name_or_path)
     is_path = not isinstance(name_or_path, str) or "/" in text or os.sep in text
     if is_path or storage.exists(path):

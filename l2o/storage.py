@@ -4,9 +4,9 @@ A checkpoint holds one orbax directory a tree and a `manifest.json` that lists e
 file with its size and sha256. Orbax keeps no checksum of array data and restores
 flipped bits silently, so nothing is read before all of it has been verified.
 
-A checkpoint is written beside its place under a hidden name, made durable, and renamed
-into place: whatever interrupts a write, the reader finds all of the old or all of the
-new. One run at a time may write to a path. Of several processes joined by
+Whatever interrupts a write, the reader finds all of the old or all of the new, on a
+disk and in a bucket (`l2o.filesystem`). One run at a time may write to a path. Of
+several processes joined by
 `jax.distributed`, either the first one writes alone, or all write trees whose arrays
 are spread over them: each its own parts, which the first one then reads back and
 compares with the hashes that it was told, since orbax can lose them silently. What is
@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,14 +26,12 @@ import jax
 
 from l2o import shards, trees as treelib
 from l2o.config import to_plain
+from l2o.filesystem import filesystem_of, place, resolved
+from l2o.layout import MANIFEST, MODEL_CARD
 from l2o.processes import ALONE, Peers, PeersError
 
 
 FORMAT = 1
-MANIFEST = "manifest.json"
-MODEL_CARD = "README.md"
-"""The one file that a manifest does not cover: text for people, edited by people."""
-
 PATIENCE = 1800.0
 """Seconds that processes wait for each other in the writing of a checkpoint."""
 
@@ -71,7 +68,8 @@ def write_tree(
     """Writes named trees and a manifest to a directory: all of it or nothing.
 
     Args:
-        path: the directory to make; its parents are made where missing.
+        path: the directory to make; its parents are made where missing. It may
+            be in a bucket, `gs://`.
         trees: pytrees of numbers and arrays (jax, numpy, typed PRNG keys).
         manifest: JSON-able fields to record beside the format, the trees and the files.
         overwrite: replace the checkpoint that is at `path`, keeping its model card.
@@ -112,49 +110,38 @@ def write_snapshot(
         OSError, ValueError: as there, in the process where it happened.
         PeersError: it happened in another process, or one is gone.
     """
-    path = Path(path).resolve()
+    path = resolved(path)
+    files = filesystem_of(path)
     reserved = sorted(_RESERVED & set(manifest))
     if reserved:
         raise ValueError(f"manifest fields {reserved} are written by write_tree itself")
     manifest = to_plain("manifest", manifest)
     hosts = {name: treelib.on_host(tree) for name, tree in arrays.items()}
     begin = lambda: str(_begin(path, hosts, overwrite))
-    temporary = Path(peers.by_first("checkpoint begins", begin, PATIENCE))
+    written = place(peers.by_first("checkpoint begins", begin, PATIENCE))
     try:
-        digests = _write_parts(temporary, hosts, peers)
-        commit = lambda: _commit(path, temporary, hosts, manifest, digests)
+        digests = _write_parts(written, hosts, peers)
+        commit = lambda: _commit(path, written, hosts, manifest, digests)
         peers.by_first("checkpoint ends", commit, PATIENCE)
     finally:
         if peers.is_first:
-            shutil.rmtree(temporary, ignore_errors=True)
-            _recover(path)
+            files.abandon(written, path, hosts.keys())
 
 
 def _begin(path: Path, hosts: Snapshot, overwrite: bool) -> Path:
-    """Makes the hidden directory that is written to."""
-    _recover(path)
-    if path.exists() and not overwrite:
+    """Makes the place that is written to."""
+    files = filesystem_of(path)
+    files.recover(path, hosts.keys())
+    is_there = files.exists(path)
+    if is_there and not overwrite:
         raise FileExistsError(f"{path} must not exist, or pass overwrite=True")
-    if path.exists() and not (path / MANIFEST).is_file():
+    if is_there and not files.is_file(path / MANIFEST):
         raise FileExistsError(f"{path} must be a checkpoint to be overwritten")
-    _make_directory(path.parent)
-    _remove_leftovers(path)
     size = sum(a.nbytes for arrays in hosts.values() for a in arrays.values())
-    _require_space(path, size)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        temporary.mkdir()
-        for name in hosts:
-            (temporary / name).mkdir()
-    except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return temporary
+    return files.begin(path, hosts.keys(), size)
 
 
-def _write_parts(
-    temporary: Path, hosts: Snapshot, peers: Peers
-) -> list[dict[str, str]]:
+def _write_parts(written: Path, hosts: Snapshot, peers: Peers) -> list[dict[str, str]]:
     """Writes what this process has of every tree, and waits for the others.
 
     Returns:
@@ -164,7 +151,7 @@ def _write_parts(
     digests: dict[str, str] = {}
     try:
         for name, arrays in hosts.items():
-            treelib.write_orbax(temporary / name, arrays)
+            treelib.write_orbax(written / name, arrays)
             digests[name] = shards.sha256_of_own(arrays, peers.index)
     except Exception as error:  # Whatever it is, the others are waiting for a word.
         failure = error
@@ -183,33 +170,27 @@ def _write_parts(
 
 def _commit(
     path: Path,
-    temporary: Path,
+    written: Path,
     hosts: Snapshot,
     manifest: Mapping[str, Any],
     digests: list[dict[str, str]],
 ) -> None:
     """Makes what all processes have written the checkpoint at `path`."""
-    described = {}
     for name, arrays in hosts.items():
-        treelib.finish_orbax(temporary / name)
-        whole = _whole(temporary / name, arrays, [digest[name] for digest in digests])
-        described[name] = {"leaves": list(arrays), "sha256": treelib.sha256(whole)}
-    for entry in temporary.rglob("*"):
-        _fsync(entry)
-    files = {
-        name: {"sha256": _sha256(file), "size": file.stat().st_size}
-        for name, file in _files(temporary).items()
-    }
+        treelib.finish_orbax(written / name, arrays)
+    with filesystem_of(path).local_copy(written) as here:
+        described = {}
+        for name, arrays in hosts.items():
+            whole = _whole(here / name, arrays, [digest[name] for digest in digests])
+            described[name] = {"leaves": list(arrays), "sha256": treelib.sha256(whole)}
+        files = {
+            name: {"sha256": _sha256(file), "size": file.stat().st_size}
+            for name, file in _files(here).items()
+        }
     fields = {**manifest, "files": files, "format": FORMAT, "trees": described}
     fields["manifest_sha256"] = _manifest_sha256(fields)
     text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
-    (temporary / MANIFEST).write_text(text, encoding="utf-8")
-    _fsync(temporary / MANIFEST)
-    if (path / MODEL_CARD).is_file():
-        shutil.copyfile(path / MODEL_CARD, temporary / MODEL_CARD)
-        _fsync(temporary / MODEL_CARD)
-    _fsync(temporary)
-    _replace(temporary, path)
+    filesystem_of(path).commit(written, path, text)
 
 
 def _whole(
@@ -245,36 +226,43 @@ def read_tree(
 
     Raises:
         CheckpointError: something is missing, extra, changed or unlike `like`.
+        ConnectionError: a bucket cannot be reached.
     """
     manifest = read_manifest(path)
     folder = _committed(path)
+    result = {}
     try:
-        _verify_files(folder, manifest["files"])
-        described = manifest["trees"]
-        result = {}
-        for name in described if like is None else like:
-            if name not in described:
-                raise ValueError(
-                    f"tree {name!r} must be one of those written, {sorted(described)}"
-                )
-            leaves = [
-                treelib.Leaf(tuple(names), dtype, tuple(shape), key_impl)
-                for names, dtype, shape, key_impl in described[name]["leaves"]
-            ]
-            if like is not None:
-                treelib.require_same(leaves, like[name])
-            arrays = treelib.read_orbax(folder / name, leaves)
-            if treelib.sha256(arrays) != described[name]["sha256"]:
-                raise ValueError(f"tree {name!r} must read back as it was written")
-            values = treelib.from_host(arrays)
-            result[name] = (
-                treelib.nest(values)
-                if like is None
-                else treelib.nest_like(values, like[name])
-            )
+        with filesystem_of(folder).local_copy(folder) as here:
+            _verify_files(here, manifest["files"])
+            described = manifest["trees"]
+            for name in described if like is None else like:
+                if name not in described:
+                    raise ValueError(
+                        f"tree {name!r} must be one of those written, "
+                        f"{sorted(described)}"
+                    )
+                wanted = None if like is None else like[name]
+                result[name] = _read(here / name, described[name], name, wanted)
+    except ConnectionError:
+        raise
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path}: {_one_line(error)}") from error
     return result, manifest
+
+
+def _read(folder: Path, described: Mapping[str, Any], name: str, like: Any) -> Any:
+    """Reads a tree; raises ValueError where it is not what was written, or `like`."""
+    leaves = [
+        treelib.Leaf(tuple(names), dtype, tuple(shape), key_impl)
+        for names, dtype, shape, key_impl in described["leaves"]
+    ]
+    if like is not None:
+        treelib.require_same(leaves, like)
+    arrays = treelib.read_orbax(folder, leaves)
+    if treelib.sha256(arrays) != described["sha256"]:
+        raise ValueError(f"tree {name!r} must read back as it was written")
+    values = treelib.from_host(arrays)
+    return treelib.nest(values) if like is None else treelib.nest_like(values, like)
 
 
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -282,16 +270,20 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         CheckpointError: there is none, or it is damaged, or of an unknown format.
+        ConnectionError: a bucket cannot be reached.
     """
     folder = _committed(path)
-    if not folder.is_dir():
+    files = filesystem_of(folder)
+    if not files.is_dir(folder):
         raise CheckpointError(f"{path} must be a checkpoint directory, none is there")
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = json.loads(files.read(folder / MANIFEST))
         version, own_hash = manifest["format"], manifest["manifest_sha256"]
         intact = own_hash == _manifest_sha256(manifest)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} must have a {MANIFEST}, it has none") from error
+    except ConnectionError:
+        raise
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: {MANIFEST} must be as it was written, got {_one_line(error)}"
@@ -307,7 +299,8 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def exists(path: str | os.PathLike[str]) -> bool:
     """Whether a checkpoint, intact or not, is at `path`."""
-    return (_committed(path) / MANIFEST).is_file()
+    file = _committed(path) / MANIFEST
+    return filesystem_of(file).is_file(file)
 
 
 def _to_arrays(name: str, tree: Any) -> Mapping[treelib.Leaf, Any]:
@@ -372,80 +365,6 @@ def _one_line(error: Exception) -> str:
     return " ".join(message.split())
 
 
-# Making a directory appear whole. The two renames of `_replace` have a moment between
-# them in which only the old checkpoint exists, under its other name: readers look there
-# too, and the next writer puts it back.
-
-
-def _old(path: Path) -> Path:
-    return path.with_name(f".{path.name}.old")
-
-
 def _committed(path: str | os.PathLike[str]) -> Path:
-    path = Path(path).resolve()
-    return path if path.exists() or not _old(path).exists() else _old(path)
-
-
-def _recover(path: Path) -> None:
-    if not path.exists() and _old(path).exists():
-        _old(path).rename(path)
-
-
-def _replace(temporary: Path, path: Path) -> None:
-    if path.exists():
-        shutil.rmtree(_old(path), ignore_errors=True)
-        path.rename(_old(path))
-    temporary.rename(path)
-    _fsync(path.parent)
-    shutil.rmtree(_old(path), ignore_errors=True)
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Removes what killed writers left behind, not what a live one is writing."""
-    prefix = f".{path.name}.tmp-"
-    for entry in path.parent.iterdir():
-        pid = entry.name.removeprefix(prefix)
-        if (
-            entry.name.startswith(prefix)
-            and pid.isdecimal()
-            and not _is_alive(int(pid))
-        ):
-            shutil.rmtree(entry, ignore_errors=True)
-
-
-def _is_alive(pid: int) -> bool:
-    if pid == os.getpid():  # a number used again, as in containers it often is
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _make_directory(path: Path) -> None:
-    missing = [p for p in (path, *path.parents) if not p.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    for directory in missing:
-        _fsync(directory.parent)
-
-
-def _require_space(path: Path, size: int) -> None:
-    # Twice: orbax may hold a tree once as it is written and once merged.
-    needed = 2 * size + 2**20
-    free = shutil.disk_usage(path.parent).free
-    if free < needed:
-        raise OSError(
-            errno.ENOSPC,
-            f"writing {path} needs {needed:,} bytes free on its disk, got {free:,}",
-        )
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    path = resolved(path)
+    return filesystem_of(path).committed(path)

@@ -177,9 +177,9 @@ def write_orbax(path: Path, arrays: Mapping[Leaf, Any]) -> None:
             handler.save(path, args=ocp.args.PyTreeSave(item))
 
 
-def finish_orbax(path: Path) -> None:
+def finish_orbax(path: Path, arrays: Mapping[Leaf, Any]) -> None:
     """Makes one of what processes wrote to `path`; raises OSError when that fails."""
-    if any(path.iterdir()):
+    if _orbax_item(arrays):
         with _writing(path) as handler:
             handler.finalize(path)
 

@@ -43,20 +43,22 @@ class RunBooks:
     def __init__(
         self, directory: RunDirectory, config: TrainConfig, step: int, lengths: Lengths
     ) -> None:
-        """Opens them.
+        """Opens them; the directory is locked.
 
         Raises:
             OSError, ValueError: that cannot be done.
         """
         with ExitStack() as stack:
             self._metrics, self._timing = (
-                stack.enter_context(closing(JsonLines(path, length)))
+                stack.enter_context(closing(JsonLines(directory.local(path), length)))
                 for path, length in (
                     (directory.metrics, lengths.metrics),
                     (directory.timing, lengths.timing),
                 )
             )
-            self._others: list[Log] = [TensorBoard(directory.tensorboard, step)]
+            self._others: list[Log] = [
+                TensorBoard(directory.local(directory.tensorboard), step)
+            ]
             if config.log.wandb:
                 self._others.append(
                     WandB(config.log.wandb, config.name, to_dict(config))

@@ -44,7 +44,8 @@ class Train(Common):
     overrides: Overrides = field(default_factory=list)
     """Change a field of the config; repeatable."""
     out: Annotated[str, arg(metavar="DIR")] = ""
-    """Directory of the run. Default: runs/NAME, numbered if taken."""
+    """Directory of the run, gs://BUCKET/... as well. Default: runs/NAME, numbered if
+    taken."""
     resume: bool = False
     """Continue the run in that directory, bit for bit."""
     budget: Annotated[str, arg(metavar="TIME")] = ""
@@ -430,6 +431,7 @@ def _train(command: Train) -> int:
 
 def _launch_local(command: LaunchLocal) -> int:
     from l2o.config import require_positive_int
+    from l2o.filesystem import filesystem_of, place
     from meta_train.launch import launch
 
     require_positive_int("devices_per_process", command.devices_per_process)
@@ -443,8 +445,8 @@ def _launch_local(command: LaunchLocal) -> int:
     if not train.out:
         print("l2o: error: train must be given --out DIR here", file=sys.stderr)
         return 2
-    run = Path(train.out)
-    if (run / "config.json").exists() and not train.resume:
+    run = place(train.out)
+    if filesystem_of(run).is_file(run / "config.json") and not train.resume:
         raise ValueError(
             f"a new run needs a directory of its own, {run} holds a run: pass --resume "
             "to continue it or --out for another place"
@@ -467,6 +469,7 @@ def _launch_local(command: LaunchLocal) -> int:
 
 
 def _eval(command: Eval) -> int:
+    from l2o.filesystem import mounted
     from meta_train.commands.judging import evaluate
 
     if not command.optimizers:
@@ -486,12 +489,13 @@ def _eval(command: Eval) -> int:
         guards=command.guard,
         with_cards=command.cards,
         fresh=command.fresh,
-        out=Path(command.out or Path("reports") / "-".join(dict.fromkeys(parts))),
+        out=mounted(command.out or Path("reports") / "-".join(dict.fromkeys(parts))),
         as_json=command.json,
     )
 
 
 def _tune(command: Tune) -> int:
+    from l2o.filesystem import mounted
     from meta_train.commands.judging import tune
 
     default = Path("tuning") / f"{command.suite}-{command.optimizer}"
@@ -504,7 +508,7 @@ def _tune(command: Tune) -> int:
         trials=command.trials,
         tuning_seeds=command.tuning_seeds,
         seed=command.seed,
-        out=Path(command.out or default),
+        out=mounted(command.out or default),
         as_json=command.json,
     )
 
@@ -612,12 +616,13 @@ def _reference(command: Reference) -> int:
 
 
 def _import(command: Import) -> int:
+    from l2o.filesystem import place
     from meta_train.commands.files import import_weights
 
     return import_weights(
         file=Path(command.file),
         arch=command.arch,
-        out=Path(command.out),
+        out=place(command.out),
         overrides=command.overrides,
         licence=command.licence,
         as_json=command.json,

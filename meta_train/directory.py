@@ -8,23 +8,26 @@ tensorboard/     the metrics as TensorBoard events
 best/            with validation: the best theta so far, for `l2o.load`
 optimizer/       the result, for `l2o.load`
 report/          its evaluation
+
+The directory may be in a bucket, `gs://`.
 """
 
-import fcntl
 import json
 import os
 import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from l2o.config import build, config_hash, flat_diff, to_dict
+from l2o.filesystem import filesystem_of, is_bucket, place
 from l2o.processes import ALONE, Peers
-from l2o.storage import CheckpointError, Snapshot, read_tree, write_snapshot
+from l2o.storage import CheckpointError, Snapshot, exists, read_tree, write_snapshot
 from meta_train.config import CheckpointConfig, TrainConfig
+from meta_train.locks import Lock, locked
 from meta_train.outer import OuterState
+from meta_train.workspace import InPlace, Workspace, workspace
 
 
 STATE = "state"
@@ -43,8 +46,12 @@ class Restored(NamedTuple):
 class RunDirectory:
     """Files of one run."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Looks at a directory; raises ValueError as `l2o.filesystem.place`."""
+        self.path = place(path)
+        self._files = filesystem_of(self.path)
+        self._lock: Lock | None = None
+        self._workspace: Workspace = InPlace(self.path)
 
     @property
     def metrics(self) -> Path:
@@ -77,16 +84,21 @@ class RunDirectory:
     @property
     def has_run(self) -> bool:
         """Whether a run was begun here."""
-        return self.config.is_file()
+        return self._files.is_file(self.config)
+
+    @property
+    def has_optimizer(self) -> bool:
+        """Whether the result is there."""
+        return exists(self.optimizer)
 
     @property
     def has_report(self) -> bool:
         """Whether the report is complete."""
-        return (self.report / "report.json").is_file()
+        return (self.local(self.report) / "report.json").is_file()
 
     def is_finished(self, config: TrainConfig) -> bool:
         """Whether all that `config` asks for is there: optimizer, report if any."""
-        trained = config.outer.steps in self.steps() and self.optimizer.is_dir()
+        trained = config.outer.steps in self.steps() and self.has_optimizer
         return trained and (not config.suite or self.has_report)
 
     def require_free(self) -> None:
@@ -100,53 +112,55 @@ class RunDirectory:
             self.optimizer,
             self.report,
         ):
-            if path.exists():
+            if self._files.exists(path):
                 raise ValueError(
                     f"a new run needs a directory of its own, {self.path} holds "
                     f"{path.name} and no config.json"
                 )
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
         """Holds the directory against other processes; the lock dies with its owner.
+
+        Args:
+            say: is told that it waits for an owner of a bucket that may be dead.
 
         Raises:
             ValueError: another process holds it, or it cannot be made or written.
+            OSError: a bucket cannot be reached.
         """
-        make_directory(self.path)
-        try:
-            lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise ValueError(
-                f"a run directory must be one that can be written, got {error}"
-            ) from error
-        try:
+        if not is_bucket(self.path):  # That has none.
+            make_directory(self.path)
+        names = (self.metrics.name, self.timing.name, self.report.name)
+        with locked(self.path, say) as lock, workspace(self.path, names) as opened:
+            before = self._workspace
+            self._lock, self._workspace = lock, opened
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                owner = os.read(lock, 20).decode().strip() or "unknown"
-                raise ValueError(
-                    f"a run directory must have one writer, {self.path} is in use by "
-                    f"process {owner}"
-                ) from None
-            with suppress(OSError):  # The number is for people: a full disk can wait.
-                os.truncate(lock, 0)
-                os.write(lock, f"{os.getpid()}\n".encode())
-            yield
-        finally:
-            os.close(lock)
+                yield
+            except BaseException:
+                with suppress(OSError, ValueError):  # That error says more.
+                    self._publish()
+                raise
+            else:
+                self._publish()
+            finally:
+                self._lock, self._workspace = None, before
+
+    def _publish(self) -> None:
+        if self._lock is not None:
+            self._lock.confirm()
+        self._workspace.publish()
+
+    def local(self, path: Path) -> Path:
+        """Where to write a file that grows, or is drawn, while `locked`."""
+        return self._workspace.root / path.relative_to(self.path)
 
     def write_config(self, config: TrainConfig) -> None:
         """Records what the run is."""
         mapping = to_dict(config)
         content = {"config": mapping, "config_hash": config_hash(mapping)}
-        temporary = self.config.with_suffix(".json.tmp")
-        with temporary.open("w") as file:
-            json.dump(content, file, indent=2, sort_keys=True)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.config)
+        text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+        self._files.write(self.config, text.encode())
 
     def require_same_config(self, config: TrainConfig) -> None:
         """Raises ValueError naming a field in which `config` is not that of the run."""
@@ -165,7 +179,7 @@ class RunDirectory:
             ValueError: it is not as it was written.
         """
         try:
-            content = json.loads(self.config.read_bytes())
+            content = json.loads(self._files.read(self.config))
             mapping, recorded = content["config"], content["config_hash"]
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
@@ -195,15 +209,23 @@ class RunDirectory:
             config: which checkpoints stay.
             peers: who writes other parts of it.
             spared: the outer step of one that stays for now, whatever its age.
+
+        Raises:
+            OSError: it cannot be written; others are intact.
+            ValueError: another process has taken over the directory.
+            PeersError: one of these happened in another process, or that is gone.
         """
         path = self._checkpoint(step)
         facts = {"step": step, **facts}
+        # A checkpoint counts on the lines that were written before it.
+        peers.by_first("publishing", self._publish)
         write_snapshot(path, state, facts, overwrite=True, peers=peers)
         if peers.is_first:
             for old in self.steps()[config.keep :]:
                 regular = config.keep_every and old % config.keep_every == 0
                 if not regular and old != spared:
-                    shutil.rmtree(self._checkpoint(old), ignore_errors=True)
+                    with suppress(OSError):  # It is tried again at the next one.
+                        self._files.remove(self._checkpoint(old))
 
     def restore(self, like: OuterState, peers: Peers = ALONE) -> Restored | None:
         """The newest checkpoint that verifies; None when there never was one.
@@ -261,11 +283,10 @@ class RunDirectory:
         """Removes the checkpoints of more outer steps."""
         for newer in self.steps():
             if newer > step:
-                shutil.rmtree(self._checkpoint(newer))
+                self._files.remove(self._checkpoint(newer))
 
     def _newest(self, like: OuterState) -> Restored | None:
-        for leftover in self._checkpoints.glob(".step_*.tmp-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        self._files.tidy(self._checkpoints, [STATE])
         damaged = []
         for step in self.steps():
             path = self._checkpoint(step)
@@ -287,7 +308,7 @@ class RunDirectory:
 
     def steps(self) -> list[int]:
         """Outer steps of the committed checkpoints, newest first."""
-        names = (path.name for path in self._checkpoints.glob("step_*"))
+        names = self._files.checkpoints(self._checkpoints)
         found = (re.fullmatch(r"step_(\d{8,})", name) for name in names)
         return sorted((int(match[1]) for match in found if match), reverse=True)
 
@@ -300,9 +321,7 @@ class RunDirectory:
 
     def _set_aside(self, step: int) -> None:
         path = self._checkpoint(step)
-        target = path.with_name(f"damaged_{path.name}")
-        shutil.rmtree(target, ignore_errors=True)
-        path.rename(target)
+        self._files.move(path, path.with_name(f"damaged_{path.name}"))
 
 
 def make_directory(path: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from l2o.config import require_positive_int, require_range
+from l2o.filesystem import filesystem_of
 from meta_train.status import DONE, STOPPED, USAGE
 
 
@@ -206,8 +207,8 @@ def launch(
 
 def newest_step(run: Path) -> int:
     """Outer steps of the newest checkpoint in the directory of a run, -1 of none."""
-    names = (path.name for path in (run / "checkpoints").glob("step_*"))
-    steps = (name.removeprefix("step_") for name in names)
+    names = filesystem_of(run).checkpoints(run / "checkpoints")
+    steps = (name.removeprefix("step_") for name in names if name.startswith("step_"))
     return max((int(step) for step in steps if step.isdigit()), default=-1)
 
 

@@ -15,6 +15,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import pytest
 
+from tests import buckets
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options must be known before tests/golden is collected."""
@@ -74,6 +76,27 @@ def own_results(tmp_path_factory):
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("L2O_CACHE_DIR", str(tmp_path_factory.mktemp("results")))
         yield
+
+
+@pytest.fixture(scope="session")
+def shared_store():
+    """A store of objects, which clients keep the address of."""
+    with buckets.serving() as store:
+        yield store
+
+
+@pytest.fixture
+def store(shared_store):
+    """The store of objects, without faults."""
+    yield shared_store
+    shared_store.mend()
+
+
+@pytest.fixture
+def folder(store, tmp_path):
+    """The name of a folder of its own in the store."""
+    del store
+    return tmp_path.name
 
 
 @pytest.fixture

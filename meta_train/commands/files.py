@@ -7,6 +7,7 @@ from typing import Any
 
 import l2o
 from l2o.config import override
+from l2o.filesystem import is_bucket, place
 from l2o.storage import read_manifest
 from meta_test import (
     reference as references,
@@ -24,10 +25,9 @@ from tasks.data.tfds_find import data_directory, find
 
 def plot(*, runs: Sequence[str], out: str, as_json: bool) -> int:
     """`l2o plot`: the course of runs in one picture."""
-    curves = [plots.read_run(Path(run)) for run in runs]
-    default = (
-        Path(runs[0]) / "curves.png" if len(runs) == 1 else Path("meta-training.png")
-    )
+    curves = [plots.read_run(place(run)) for run in runs]
+    beside = len(runs) == 1 and not is_bucket(place(runs[0]))
+    default = Path(runs[0]) / "curves.png" if beside else Path("meta-training.png")
     figure = Path(out) if out else default
     plots.write(curves, figure)
     say(f"figure:    {figure}")

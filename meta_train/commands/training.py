@@ -74,7 +74,7 @@ def train(
 
         found = peers.by_first("config", locate)
         settings = build(TrainConfig, found["config"], where="config")
-        directory = RunDirectory(Path(found["path"]))
+        directory = RunDirectory(found["path"])
         # Before anything is written: a config that cannot be built leaves no trace.
         trainer = build_trainer(settings)
         judged = suite_named(settings.suite) if settings.suite else None
@@ -88,7 +88,7 @@ def train(
             deadline = began + allowed - reserve
         again = f"l2o train --resume --out {shlex.quote(str(directory.path))}"
         with _intact(again), ExitStack() as stack:
-            peers.by_first("lock", lambda: stack.enter_context(directory.locked()))
+            peers.by_first("lock", lambda: stack.enter_context(directory.locked(say)))
 
             def finished() -> bool:
                 if not (directory.has_run and resume):
@@ -168,7 +168,8 @@ def _conclude(
     if judged is not None:
         try:
             contenders = contenders_of([str(directory.optimizer)])
-            evaluation = lambda: judge_on(contenders, judged, directory.report, stop)
+            report_path = directory.local(directory.report)
+            evaluation = lambda: judge_on(contenders, judged, report_path, stop)
             report, _ = stop.unless_stopped(evaluation)
         except Interrupted as signal:
             say(
@@ -218,7 +219,7 @@ def _locate(
 ) -> tuple[TrainConfig, RunDirectory]:
     """What to run, and where."""
     if resume and out and not config:
-        directory = RunDirectory(Path(out))
+        directory = RunDirectory(out)
         if not directory.has_run:
             raise ValueError(f"--resume needs a directory that holds a run, got {out}")
         mapping = directory.recorded_config()
@@ -227,7 +228,7 @@ def _locate(
         return build(TrainConfig, mapping, where=str(directory.config)), directory
     settings = configs.load(config or configs.DEFAULT, overrides)
     if out:
-        return settings, RunDirectory(Path(out))
+        return settings, RunDirectory(out)
     choose = newest_directory if resume else free_directory
     return settings, RunDirectory(choose(RUNS, settings.name))
 
@@ -256,14 +257,14 @@ def _summary(
             "seconds": round(result.seconds, 3),
             "last": result.last,
         }
-    if directory.optimizer.is_dir():
+    if directory.has_optimizer:
         manifest = read_manifest(directory.optimizer)
         summary |= {
             "optimizer": str(directory.optimizer),
             "theta_sha256": manifest["theta_sha256"],
         }
     if directory.has_report:
-        path = directory.report / "report.json"
+        path = directory.local(directory.report) / "report.json"
         summary["report"] = json.loads(path.read_text(encoding="utf-8"))
     return summary
 

@@ -81,7 +81,7 @@ def settings(path: Path, *overrides: str) -> TrainConfig:
 
 def start(
     config: TrainConfig,
-    directory: Path,
+    directory: str | Path,
     *,
     resume: bool = False,
     progress: Any = None,
@@ -134,11 +134,11 @@ def l2o(*arguments: Any, code: str = "") -> subprocess.CompletedProcess[str]:
     )
 
 
-def bits(directory: Path) -> dict[str, Any]:
+def bits(directory: str | Path) -> dict[str, Any]:
     """What must not depend on how often a finished run was interrupted."""
     files = RunDirectory(directory)
     step = files.steps()[0]
-    newest = read_manifest(directory / "checkpoints" / f"step_{step:08d}")
+    newest = read_manifest(files.path / "checkpoints" / f"step_{step:08d}")
     return {
         "step": step,
         "state": newest["trees"]["state"]["sha256"],

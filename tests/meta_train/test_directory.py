@@ -7,9 +7,10 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from l2o.storage import CheckpointError
+from l2o.storage import CheckpointError, write_tree
 from meta_train import directory as directories
 from meta_train.directory import RunDirectory, free_directory, newest_directory
 from meta_train.outer import OuterState
@@ -205,7 +206,7 @@ def test_a_run_is_finished_when_all_it_asks_for_is_there(tmp_path, config):
     run = RunDirectory(tmp_path)
     runs.save(run, state(6), 6, {}, keep=1)
     assert not run.is_finished(plain)
-    run.optimizer.mkdir()
+    write_tree(run.optimizer, {"theta": np.zeros(1)}, {})
     assert run.is_finished(plain)
     assert not run.is_finished(judged)
     run.report.mkdir()
