@@ -314,11 +314,12 @@ def placed(tree: Any, shardings: Any) -> Any:
     """
 
     def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
-        leaf = jnp.asarray(leaf)
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        dtype = jnp.result_type(leaf)
+        if jnp.issubdtype(dtype, jax.dtypes.prng_key):
             data = place(jax.random.key_data(leaf), sharding)
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-        host = np.asarray(leaf)
+        # Not by JAX, which would compile a copy for every shape.
+        host = np.asarray(leaf, dtype)
         return jax.make_array_from_callback(
             host.shape, sharding, lambda index: host[index]
         )

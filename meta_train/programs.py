@@ -1,16 +1,20 @@
-"""Compiled programs are kept between runs: most of a restart is compilation.
+"""Programs are kept between runs: most of a restart is tracing and compiling them.
 
-JAX's persistent cache does it; see also `l2o.processes.keeping_programs`.
+JAX's persistent cache keeps what is compiled; see also
+`l2o.processes.keeping_programs`. What it is compiled from, StableHLO, is kept beside.
 """
 
 import hashlib
 import os
 import platform
 import stat
+import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import jax
+import jax.export
 
 
 MOST_BYTES = 2**32
@@ -39,6 +43,72 @@ def keep_programs() -> None:
         # By default only what took a second is kept.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def lowered(key: str, lower: Callable[[], jax.export.Exported]) -> jax.export.Exported:
+    """A program before it is compiled: the one that is kept, or else a new one.
+
+    It lies where the compiled ones do, if these are kept on this machine, behind its
+    sha256: one that is not as it was written is made again. What is new is written and
+    returned as it will be read: XLA is given the same program every time, and then
+    finds what it has compiled.
+
+    Args:
+        key: a hash of all that the program depends on.
+        lower: makes it.
+
+    Raises:
+        Exception: what `lower` raises, or what its program cannot be written for.
+    """
+    path = _path(key)
+    if path is not None:
+        with suppress(OSError, _DamagedError):
+            return _read(path.read_bytes())
+    content = bytes(lower().serialize())
+    content = hashlib.sha256(content).digest() + content
+    if path is not None:
+        with suppress(OSError):  # The next one makes it again.
+            _write(path, content)
+    return _read(content)
+
+
+def has_lowered(key: str) -> bool:
+    """Whether `lowered` has one to read."""
+    path = _path(key)
+    return path is not None and path.is_file()
+
+
+class _DamagedError(ValueError):
+    """A file is not as it was written."""
+
+
+def _read(content: bytes) -> jax.export.Exported:
+    told, program = content[:32], content[32:]
+    if hashlib.sha256(program).digest() != told:
+        raise _DamagedError
+    return jax.export.deserialize(bytearray(program))
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes all or nothing; several processes may write the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    number, name = tempfile.mkstemp(dir=path.parent, prefix=".stablehlo-")
+    try:
+        with os.fdopen(number, "wb") as file:
+            file.write(content)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _path(key: str) -> Path | None:
+    """Beside the compiled ones of JAX, where these are in a folder of this machine."""
+    settings = jax.config.values
+    folder = settings["jax_compilation_cache_dir"]
+    if not folder or "://" in folder or not settings["jax_enable_compilation_cache"]:
+        return None
+    return Path(folder, f"{key}-stablehlo")
 
 
 def _trim(root: Path) -> None:

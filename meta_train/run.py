@@ -21,7 +21,7 @@ from l2o.processes import ALONE, Peers, keeping_programs
 from meta_test.suites import suite_named
 from meta_train.books import Books, Lengths, NoBooks, RunBooks
 from meta_train.build import block_mesh, placed, state_sharding, warm_start
-from meta_train.compiling import compile_dispatch, until_done
+from meta_train.compiling import compile_dispatch, is_kept, until_done
 from meta_train.config import TrainConfig
 from meta_train.directory import Restored, RunDirectory
 from meta_train.divergence import require_same
@@ -241,15 +241,26 @@ class _Loop:
 
         None for both when a signal comes before there is anything to save.
         """
-        restored = self._directory.restore(self._shapes, self._peers)
-        step = 0 if restored is None else restored.step
-        if restored is not None:
-            self._set_back(_Setback(**restored.facts.get("setback", {})))
         # A signal that came before compilation is not kept waiting for it.
         self._ended = self._peers.agree("start", self._ended_by())
-        wanted = step < self._config.outer.steps and self._ended is None
         # Files are read and written, and a first state is made, meanwhile.
-        compiling = self._compile() if wanted else None
+        compiling = self._compile_kept() if self._ended is None else None
+        try:
+            restored = self._directory.restore(self._shapes, self._peers)
+        except BaseException:
+            # JAX is not to be taken down under a thread that uses it.
+            wait([compiling] if compiling else [])
+            raise
+        step, before = 0, self._setback
+        if restored is not None:
+            step = restored.step
+            self._set_back(_Setback(**restored.facts.get("setback", {})))
+        wanted = step < self._config.outer.steps and self._ended is None
+        if compiling is not None and not (wanted and self._setback == before):
+            wait([compiling])
+            compiling = None
+        if wanted and compiling is None:
+            compiling = self._compile()
         if restored is not None:
             begin = self._taken_up(restored)
         elif compiling is None:
@@ -300,6 +311,12 @@ class _Loop:
             lambda trainer: trainer.init(key, taken), out_shardings=self._sharding
         )
         return init(self._trainer)
+
+    def _compile_kept(self) -> Future[Any] | None:
+        """As `_compile`, if that takes a moment alone: no checkpoint was looked at."""
+        if is_kept(self._trainer, self._shapes, self._sharding, self._mesh):
+            return self._compile()
+        return None
 
     def _compile(self) -> Future[Any]:
         self._progress.line(f"compiling, {len(jax.devices())} devices")

@@ -1,4 +1,4 @@
-"""Rates on more and more devices and processes, and a model of large pods.
+"""Rates on more and more devices and processes, restarts, and a model of large pods.
 
 `python -m meta_train.bench.scaling` is a process of a measurement.
 """
@@ -6,7 +6,6 @@
 import argparse
 import json
 import math
-import os
 import statistics
 import sys
 import tempfile
@@ -23,7 +22,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from l2o.learned import SmallFC
 from l2o.learned.base import LearnedOptimizer
 from l2o.processes import ALONE, Peers
+from meta_train.bench.children import environment
 from meta_train.bench.meta_training import OuterStep
+from meta_train.bench.restart import restarts
 from meta_train.bench.timing import median_seconds
 from meta_train.build import block_mesh
 from meta_train.config import CheckpointConfig, EstimatorConfig
@@ -43,6 +44,9 @@ LAYOUTS = ((1, 1), (1, 2), (1, 4), (1, 8), (2, 1), (4, 1))
 PAIRS = 4
 """Antithetic pairs, one block of them, on every device."""
 
+RESTARTS = ((1, 2), (2, 1))
+"""Processes, and devices of each, of which starts are measured."""
+
 WINDOW = 50
 """Inner steps of an outer step."""
 
@@ -56,6 +60,7 @@ RESULT = "result.json"
 def scaling(
     say: Callable[[str], None],
     layouts: Sequence[tuple[int, int]] = LAYOUTS,
+    starts: Sequence[tuple[int, int]] = RESTARTS,
     chips: Sequence[int] = (256, 4096),
 ) -> dict[str, Any]:
     """Measures on this machine, and computes what a pod would do.
@@ -67,10 +72,12 @@ def scaling(
     Args:
         say: is told what is going on.
         layouts: processes, and devices of each.
+        starts: those of which starts are measured.
         chips: of the pods.
 
     Returns:
-        `rows`, of each layout: what `measure` returns. `pods`: what `model` does.
+        `rows`, of each layout: what `measure` returns. `starts`: what `restarts` does.
+        `pods`: what `model` does.
     """
     rows = []
     for processes, devices in layouts:
@@ -79,8 +86,15 @@ def scaling(
             {"processes": processes, "devices": devices}
             | _in_processes(processes, devices)
         )
+    started = []
+    for processes, devices in starts:
+        say(f"starts of {processes} processes of {devices} devices")
+        started.append(
+            {"processes": processes, "devices": devices} | restarts(processes, devices)
+        )
     return {
         "rows": rows,
+        "starts": started,
         "assumptions": asdict(Pod()),
         "pods": [model(count) for count in chips],
     }
@@ -173,19 +187,13 @@ def _blocked(outer: OuterStep, work: Path, peers: Peers) -> float:
 
 def _in_processes(processes: int, devices: int) -> dict[str, float]:
     """What `measure` returns in new processes, of which the first one writes it."""
-    path = os.pathsep.join(p for p in sys.path if p)
-    environment = os.environ | {
-        "PYTHONPATH": path,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(devices),
-    }
     with tempfile.TemporaryDirectory(prefix="l2o-scaling-") as folder:
         log = Path(folder, "log")
         with log.open("ab") as said:
             group = Group(
                 [sys.executable, "-m", "meta_train.bench.scaling", folder],
                 processes,
-                environment=environment,
+                environment=environment(devices),
                 stdout=said,
                 stderr=said,
             )
@@ -312,6 +320,18 @@ def text(result: dict[str, Any]) -> str:
         f"| {100 * row['checkpoint_share']:.3f} %"
         for row in rows
     ]
+    if result["starts"]:
+        lines += [
+            "",
+            "processes x devices | s to a first step, cold | warm | imports | trace "
+            "| lower | load",
+        ]
+        lines += [
+            f"{row['processes']} x {row['devices']} | {row['cold_start_seconds']:.1f} "
+            f"| {row['warm_start_seconds']:.2f} | {row['imports']:.2f} "
+            f"| {row['trace']:.2f} | {row['lower']:.2f} | {row['load']:.2f}"
+            for row in result["starts"]
+        ]
     lines += ["", "assumed: " + _listed(result["assumptions"])]
     names = list(result["pods"][0])
     for name in names:

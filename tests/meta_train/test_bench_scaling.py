@@ -5,8 +5,9 @@ import math
 import pytest
 
 from l2o.learned import LearnableSGD
-from meta_train.bench import scaling
+from meta_train.bench import restart, scaling
 from meta_train.bench.scaling import Pod, measure, model
+from tests.meta_train import runs
 
 
 def test_parts_of_a_run_are_timed(tmp_path):
@@ -24,16 +25,25 @@ def test_parts_of_a_run_are_timed(tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_measure_together():
+def test_processes_measure_together(monkeypatch):
+    monkeypatch.setattr(restart, "CONFIG", runs.TINY)
+    monkeypatch.setattr(restart, "REPEATS", 1)
     said = []
-    result = scaling.scaling(said.append, layouts=[(2, 1)], chips=[8])
-    assert said == ["2 processes of 1 devices"]
+    result = scaling.scaling(said.append, layouts=[(2, 1)], starts=[(2, 1)], chips=[8])
+    assert said == ["2 processes of 1 devices", "starts of 2 processes of 1 devices"]
     [row] = result["rows"]
     assert (row["processes"], row["devices"]) == (2, 1)
     assert row["outer_steps_per_second"] > 0
     shown = scaling.text(result).splitlines()
     assert shown[1].startswith("2 x 1 | ")
     assert "chips | 8" in shown
+    [started] = result["starts"]
+    assert started.pop("processes") == 2
+    assert all(value > 0 for value in started.values())
+    # One after another, of one process.
+    parts = [started[name] for name in ("imports", "trace", "lower", "load")]
+    assert sum(parts) < started["warm_start_seconds"]
+    assert any(line.startswith("2 x 1 | ") for line in shown[3:])
 
 
 def test_a_pod_of_256_chips():

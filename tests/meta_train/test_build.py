@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec as P
 
 import l2o
 from l2o.config import build
@@ -15,10 +16,12 @@ from l2o.learned import LSTM, MuonLSTM, MuonMLP, SmallFC
 from l2o.learned.base import tensors_by_path
 from meta_test.suites import suite_named
 from meta_train.build import (
+    block_mesh,
     build_families,
     build_method,
     build_outer_optimizer,
     build_trainer,
+    placed,
     warm_start,
 )
 from meta_train.config import EstimatorConfig, OuterConfig, TrainConfig
@@ -28,7 +31,20 @@ from meta_train.estimators.evolution import EvolutionStrategies
 from meta_train.estimators.mixture import Mixture
 from meta_train.estimators.span import Truncated, Whole
 from meta_train.perturb import Gaussian
+from tests.helpers import assert_no_recompile
 from tests.meta_train.problems import Influence, Jump, Polynomial
+
+
+# Where arrays live
+
+
+def test_arrays_are_placed_without_a_program_for_every_shape():
+    everywhere = NamedSharding(block_mesh(EstimatorConfig(pairs=4, block=2)), P())
+    given = [*(np.full(n, 0.5, np.float32) for n in (3, 17, 29)), np.int32(2), 2.5]
+    with assert_no_recompile():
+        found = placed(given, [everywhere] * len(given))
+    jax.tree.map(np.testing.assert_array_equal, found, given)
+    assert [str(leaf.dtype) for leaf in found] == ["float32"] * 3 + ["int32", "float32"]
 
 
 # The outer optimizer

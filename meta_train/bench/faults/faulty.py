@@ -5,11 +5,13 @@ added here.
 """
 
 import dataclasses
+import importlib
 import itertools
 import os
 import runpy
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,7 +23,12 @@ from tasks.base import Batch, Params, Task, static
 from tasks.quadratic import Quadratic, QuadraticSpec
 
 
-@jax.tree_util.register_dataclass
+@partial(
+    jax.tree_util.register_dataclass,
+    # No part of the program: one is compiled for all shares.
+    data_fields=["share"],
+    meta_fields=[field.name for field in dataclasses.fields(Quadratic)],
+)
 @dataclasses.dataclass(frozen=True)
 class Broken(Quadratic):
     """Quadratic bowls of which some have no finite loss.
@@ -104,4 +111,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # As a module: programs of what is defined in `__main__` are not kept.
+    importlib.import_module("meta_train.bench.faults.faulty").main()

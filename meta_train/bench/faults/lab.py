@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from l2o.storage import CheckpointError, read_manifest
+from meta_train.bench.children import environment
 from meta_train.launch import Group, newest_step
 from meta_train.status import DONE, STOPPED
 
@@ -176,7 +177,7 @@ class Lab:
         work: the folder; the lab's own.
         seed: of all moments, places and layouts.
         processes: the most processes of a run.
-        seconds: that the undisturbed run took.
+        seconds: that a run takes that nothing disturbs, on one device of one process.
     """
 
     work: Path
@@ -213,25 +214,16 @@ class Lab:
         program += ["train", str(self.config), "--out", str(out), "--resume"]
         for assignment in variant.overrides:
             program += ["--set", assignment]
-        path = os.pathsep.join(p for p in sys.path if p)
-        environment = os.environ | {
-            _MARK: self.mark,
-            "PYTHONPATH": path,
-            "JAX_PLATFORMS": "cpu",
-            "JAX_NUM_CPU_DEVICES": str(layout.devices),
-            # A restart is then cheap, as it should be.
-            "JAX_COMPILATION_CACHE_DIR": str(self.work / "programs"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-            "L2O_CACHE_DIR": str(self.work / "results"),
-        }
+        # A restart is cheap where programs are kept, as it should be.
+        given = environment(layout.devices, self.work / "programs")
+        given |= {_MARK: self.mark, "L2O_CACHE_DIR": str(self.work / "results")}
         log = self.work / f"{out.name}.log"
         # Several processes write to it: each at its end.
         with log.open("ab") as file:
             group = Group(
                 program,
                 layout.processes,
-                environment=environment,
+                environment=given,
                 stdout=file,
                 stderr=file,
             )
@@ -266,15 +258,21 @@ class Lab:
         Raises:
             RuntimeError: it did not end well.
         """
-        life = self.start(self.reference_run)
+        self._undisturbed(self.reference_run)
+        # Its programs are kept: those to come take as long as this one.
+        self.seconds = self._undisturbed(self.new("timed"))
+        return state_of(self.reference_run)
+
+    def _undisturbed(self, out: Path) -> float:
+        """Makes a run, and returns the seconds that it took."""
+        life = self.start(out)
         statuses = life.end()
         if any(statuses):
             raise RuntimeError(
                 f"a run that nothing disturbs must end with status 0, got {statuses}: "
                 f"{last_line(life.said)}"
             )
-        self.seconds = time.monotonic() - life.began
-        return state_of(self.reference_run)
+        return time.monotonic() - life.began
 
     def copy_of_reference(self, name: str) -> Path:
         """A copy of that run, its optimizer and checkpoints included."""

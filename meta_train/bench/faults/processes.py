@@ -1,6 +1,7 @@
 """Faults of processes: killed, asked to stop, stopped, failing; other layouts."""
 
 import math
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -233,7 +234,9 @@ def _kill(lab: Lab, life: Life, inside: bool, first: bool) -> float | None:
         life where that came later; None when it ended before.
     """
     began = math.inf  # of its first step
-    moment = life.began + lab.random.uniform(0.2, 1.0) * lab.seconds
+    # Processes that share a core take longer.
+    whole = lab.seconds * max(1.0, len(life.group.members) / (os.cpu_count() or 1))
+    moment = life.began + lab.random.uniform(0.2, 1.0) * whole
 
     def is_stepping(life: Life) -> bool:
         nonlocal began
