@@ -5,7 +5,7 @@ import json
 import pytest
 
 from meta_train.bench.faults import campaign
-from meta_train.bench.faults.campaign import FAULTS
+from meta_train.bench.faults.campaign import FAULTS, QUICK_PROCESSES
 from meta_train.bench.faults.lab import Lab, Layout, Variant
 from meta_train.bench.faults.tally import Tally
 
@@ -13,7 +13,7 @@ from meta_train.bench.faults.tally import Tally
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """Runs share a reference and compiled programs."""
-    lab = Lab(tmp_path_factory.mktemp("lab"))
+    lab = Lab(tmp_path_factory.mktemp("lab"), seed=0, processes=QUICK_PROCESSES)
     yield lab
     lab.orphans()
 

@@ -54,6 +54,9 @@ FAULTS: dict[str, Fault] = {
 }
 """By name, in their order."""
 
+PROCESSES, QUICK_PROCESSES = 4, 2
+"""The most processes of a run; more than the cores of a machine take their time."""
+
 
 def faults(
     say: Callable[[str], None],
@@ -81,7 +84,7 @@ def faults(
     """
     began = time.monotonic()
     work = Path(tempfile.mkdtemp(prefix="l2o-faults-"))
-    lab = Lab(work, seed)
+    lab = Lab(work, seed, QUICK_PROCESSES if quick else PROCESSES)
     rows: dict[str, Any] = {}
     try:
         say(f"the undisturbed run: {lab.reference[:12]}, {lab.seconds:.1f} s")

@@ -181,8 +181,8 @@ class Lab:
     """
 
     work: Path
-    seed: int = 0
-    processes: int = 4
+    seed: int
+    processes: int
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __post_init__(self) -> None:
@@ -235,11 +235,14 @@ class Lab:
         Returns:
             What was wrong with that: a status, or the state; empty for nothing.
         """
-        life = self.start(out, layout, variant)
+        return self.ended(self.start(out, layout, variant), layout)
+
+    def ended(self, life: Life, layout: Layout = ONE) -> str:
+        """Waits for the end of a life; what was wrong with it, as `finish`."""
         statuses = life.end()
         if any(statuses):
             return f"ended with {statuses} on {layout}: {last_line(life.said)}"
-        return self.differs(out)
+        return self.differs(life.out)
 
     def differs(self, out: Path) -> str:
         """How the state of a finished run differs from the undisturbed one's."""
