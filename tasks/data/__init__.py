@@ -4,6 +4,7 @@ A new embedded data set is one loader and one row in `DATASETS`.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -132,15 +133,23 @@ def _one(wanted: str) -> Any:
             f"a data set must be like NAME, NAME@SIZE or NAME@SIZEgrey, got {wanted!r}"
         )
     name, size = match["name"], match["size"]
-    data = _read(name)
     if size is None:
-        return data
+        return _read(name)
+    # What is embedded stays as it is, and a suite asks for the same images many times.
+    resized = _resized_once if name in DATASETS else _resized
+    return resized(name, int(size), bool(match["grey"]))
+
+
+def _resized(name: str, size: int, grey: bool) -> Examples:
+    data = _read(name)
     if not isinstance(data, Examples) or data.inputs["train"].ndim != 4:
+        wanted = f"{name}@{size}{'grey' * grey}"
         raise ValueError(f"only images can be resized, got {wanted!r}")
-    inputs = {
-        s: resize(data.inputs[s], int(size), grey=bool(match["grey"])) for s in SPLITS
-    }
+    inputs = {s: resize(data.inputs[s], size, grey=grey) for s in SPLITS}
     return data._replace(inputs=inputs)
+
+
+_resized_once = functools.lru_cache(maxsize=16)(_resized)
 
 
 def _read(name: str) -> Any:
