@@ -6,6 +6,7 @@ The recordings are described in README.md beside this file; `--golden DIR` takes
 import functools
 import json
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -88,9 +89,24 @@ def layout(request, monkeypatch):
     jax.clear_caches()
 
 
+class Recording(NamedTuple):
+    """A recorded file's content, and the optimizer that its theta makes."""
+
+    lopt: l2o.LearnedOptimizer
+    theta: Any
+    config: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+    def part(self, name):
+        return {
+            key.split("/")[1]: value
+            for key, value in self.arrays.items()
+            if key.startswith(f"{name}/")
+        }
+
+
 @pytest.fixture
-def recording(request, layout):
-    """The recorded file's content, and our trajectory under its theta."""
+def recording(request):
     path = request.param
     with np.load(path) as file:
         arrays = dict(file)
@@ -99,31 +115,24 @@ def recording(request, layout):
     fields = fields | {"step_mult": "step_mult"}
     flags = {own: config[theirs] for theirs, own in fields.items() if theirs in config}
     lopt, theta = l2o.import_public(weights(path), arch, **flags)
-
-    def part(name):
-        return {
-            key.split("/")[1]: value
-            for key, value in arrays.items()
-            if key.startswith(f"{name}/")
-        }
-
-    got = follow(
-        lopt,
-        theta,
-        part("params0"),
-        part("grads"),
-        arrays["losses"],
-        np.float32(config.get("num_steps", len(arrays["losses"]))),
-    )
-    moved = config.get("moved", list(got))
-    want = {name: part("traj")[name] for name in moved}
-    got = {name: np.asarray(got[name]) for name in moved}
-    return lopt, theta, part("params0"), got, want
+    return Recording(lopt, theta, config, arrays)
 
 
 @pytest.mark.golden
-def test_trajectory_is_that_of_the_public_implementation(recording):
-    _, _, start, got, want = recording
+def test_trajectory_is_that_of_the_public_implementation(recording, layout):
+    start, losses = recording.part("params0"), recording.arrays["losses"]
+    num_steps = np.float32(recording.config.get("num_steps", len(losses)))
+    followed = follow(
+        recording.lopt,
+        recording.theta,
+        start,
+        recording.part("grads"),
+        losses,
+        num_steps,
+    )
+    moved = recording.config.get("moved", list(followed))
+    want = {name: recording.part("traj")[name] for name in moved}
+    got = {name: np.asarray(followed[name]) for name in moved}
     assert len(want) > 0
     for name in want:
         assert got[name].dtype == np.float32
@@ -138,7 +147,6 @@ def test_trajectory_is_that_of_the_public_implementation(recording):
 
 @pytest.mark.golden
 def test_converted_theta_has_the_structure_of_init_theta(recording):
-    lopt, theta, *_ = recording
-    own = jax.eval_shape(lopt.init_theta, jax.random.key(0))
-    shapes = jax.tree.map(lambda x: (x.shape, str(x.dtype)), theta)
+    own = jax.eval_shape(recording.lopt.init_theta, jax.random.key(0))
+    shapes = jax.tree.map(lambda x: (x.shape, str(x.dtype)), recording.theta)
     assert shapes == jax.tree.map(lambda x: (x.shape, str(x.dtype)), own)
