@@ -56,18 +56,20 @@ def num_features(timed: bool) -> int:
     return of_time + NUM_FEATURES
 
 
-def control_init(timed: bool) -> Theta:
+def control_init(timed: bool, orthogonalize: bool) -> Theta:
     """Constants, and linear maps to the rate, of matrices and of other tensors.
 
     Args:
         timed: whether the features of time are a plan's, which the rate then follows.
+        orthogonalize: whether matrices begin at Muon; else at Adam, like others.
     """
+    matrix = _MATRIX if orthogonalize else _VECTOR
     rate = jnp.zeros((num_features(timed),), jnp.float32)
     if timed:
         rate = rate.at[: len(_POWERS)].set(jnp.array(_POWERS, jnp.float32))
     return {
         name: {"rate": rate, "constants": jnp.array(constants, jnp.float32)}
-        for name, constants in (("matrix", _MATRIX), ("vector", _VECTOR))
+        for name, constants in (("matrix", matrix), ("vector", _VECTOR))
     }
 
 

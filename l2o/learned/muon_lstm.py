@@ -109,7 +109,7 @@ class MuonLSTM(LearnedOptimizer):
             "mlps": [*inner, zero_layer(last)],
             "lstm": layers | {name: zero_layer(layers[name]) for name in heads},
             "initial_state": drawn["initial_state"],
-            **control_init(timed=True),
+            **control_init(timed=True, orthogonalize=True),
         }
 
     def with_theta(
@@ -154,7 +154,9 @@ class MuonLSTM(LearnedOptimizer):
                     lambda stored: jnp.tensordot(shares, stored, 1), theta["mlps"]
                 ),
             )
-            steps = muon_steps(lambda own: own, tensors, read, controls, state.unit)
+            steps = muon_steps(
+                lambda own: own, tensors, read, controls, state.unit, orthogonalize=True
+            )
             return (
                 ungroup(updates, tensors, steps),
                 MuonLSTMState(lstm=lstm, unit=state.unit, stats=read.stats),

@@ -69,6 +69,9 @@ class MuonMLP(LearnedOptimizer):
         timed: whether it is told the number of steps, and plans by it. Otherwise the
             size of its steps has no plan: compose it with a schedule that begins at 1
             and falls.
+        orthogonalize: whether matrices are moved along orthogonalised directions.
+            Without that a step costs little more than Adam's, and as theta is drawn
+            matrices are moved along Adam's direction too.
 
     Source: this project; orthogonalised momentum after Muon (Jordan et al. 2024) and
     Celo2 (arXiv 2602.19142), control by tensor after VeLO (arXiv 2211.09760).
@@ -78,6 +81,7 @@ class MuonMLP(LearnedOptimizer):
     hidden_layers: int = 1
     control_size: int = 8
     timed: bool = True
+    orthogonalize: bool = True
 
     needs_value: ClassVar[bool] = False
     inputs: ClassVar[str] = "gradient, its averages, parameter, fraction done"
@@ -104,7 +108,7 @@ class MuonMLP(LearnedOptimizer):
             "mlp": [*inner, zero_layer(last)],
             "hidden": hidden,
             "controls": zero_layer(heads),
-            **control_init(self.timed),
+            **control_init(self.timed, self.orthogonalize),
         }
 
     def with_theta(
@@ -145,7 +149,9 @@ class MuonMLP(LearnedOptimizer):
                 change[:, :NUM_CONTROLS],
                 mlp=change[:, NUM_CONTROLS:],
             )
-            steps = muon_steps(layers, tensors, read, controls, state.unit)
+            steps = muon_steps(
+                layers, tensors, read, controls, state.unit, self.orthogonalize
+            )
             return (
                 ungroup(updates, tensors, steps),
                 state._replace(step=state.step + 1, stats=read.stats),

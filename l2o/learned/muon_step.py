@@ -191,6 +191,7 @@ def muon_steps(
     read: Read,
     controls: Controls,
     unit: jax.Array,
+    orthogonalize: bool,
 ) -> list[jax.Array]:
     """The steps of all tensors.
 
@@ -200,6 +201,7 @@ def muon_steps(
         read: from `read_tensors`.
         controls: in the order of the tree's leaves.
         unit: likewise, root mean squares at initialisation.
+        orthogonalize: whether matrices are moved along O(D); else w = 1 for them too.
 
     Returns:
         The steps of every group, `[n, *shape]`, float32.
@@ -214,7 +216,7 @@ def muon_steps(
         for k, x in enumerate(inputs[:NUM_SKIPS]):
             direction += weights[k] * x
         move = _unit_size(direction)
-        if is_matrix(g.shape):
+        if orthogonalize and is_matrix(g.shape):
             turned = newton_schulz(direction.reshape(as_matrix(g.shape)))
             turned = _unit_size(turned.reshape(g.shape))
             move = turned + own.blend * (move - turned)

@@ -40,6 +40,7 @@ ROWS: dict[str, Any] = {
     "relative_mlp": RelativeMLP(hidden_size=2, hidden_layers=1),
     "muon_mlp": MuonMLP(hidden_size=2, control_size=2),
     "muon_mlp_without_plan": MuonMLP(hidden_size=2, control_size=2, timed=False),
+    "muon_mlp_elementwise": MuonMLP(hidden_size=2, control_size=2, orthogonalize=False),
     "muon_lstm": MuonLSTM(lstm_size=2, mixtures=2, hidden_size=2),
     "lstm": LSTM(hidden_size=2, num_layers=2),
     "rnnprop": RNNProp(hidden_size=2, num_layers=2),

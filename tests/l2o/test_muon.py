@@ -14,6 +14,7 @@ from l2o.learned.muon_step import as_matrix, is_matrix
 BOTH = [
     MuonMLP(hidden_size=3, control_size=2),
     MuonMLP(hidden_size=3, control_size=2, timed=False),
+    MuonMLP(hidden_size=3, control_size=2, orthogonalize=False),
     MuonLSTM(lstm_size=3, mixtures=2, hidden_size=3),
 ]
 HORIZON = 40
@@ -76,8 +77,9 @@ def test_units_of_loss_and_parameters_do_not_matter(lopt, loss_scale, scale):
             )
 
 
-def test_untrained_it_is_muon_and_adam_in_units_of_the_initial_weights():
-    lopt = MuonMLP()
+@pytest.mark.parametrize("orthogonalize", [True, False])
+def test_untrained_it_is_muon_and_adam_in_units_of_the_initial_weights(orthogonalize):
+    lopt = MuonMLP(orthogonalize=orthogonalize)
     theta = lopt.init_theta(jax.random.key(0))
     params, grads = arrays(1), [arrays(2 + t) for t in range(5)]
     found, _ = follow(lopt, theta, params, grads)
@@ -98,7 +100,7 @@ def test_untrained_it_is_muon_and_adam_in_units_of_the_initial_weights():
             shares = zip(np.array(kind[3:]), inputs, strict=True)
             d = np.sum([s * x / rms(x) for s, x in shares], axis=0)
             move = d / rms(d)
-            if is_matrix(p.shape):
+            if orthogonalize and is_matrix(p.shape):
                 turned = np.asarray(newton_schulz(d.reshape(as_matrix(p.shape))))
                 turned = turned.reshape(p.shape) / rms(turned)
                 move = turned + float(kind[2]) * (move - turned)
