@@ -100,11 +100,11 @@ def draw_speedup(found: Sequence[Across], styles: Mapping[str, Stroke]) -> "Figu
     figure = Figure(figsize=(6.4, 1.3 + 0.55 * len(found)), layout="constrained")
     axes = figure.subplots()
     for place, one in enumerate(found):
-        color = styles[one.contender].color
+        style = styles[one.contender]
         assert one.speedup is not None
         assert one.wall_clock_speedup is not None
-        _bar(axes, place - 0.19, one.speedup, color, 1.0)
-        _bar(axes, place + 0.19, one.wall_clock_speedup, color, _PALE)
+        _bar(axes, place - 0.19, one.speedup, style, 1.0)
+        _bar(axes, place + 0.19, one.wall_clock_speedup, style, _PALE)
     axes.axvline(1.0, color="#555555", linewidth=1.0, zorder=1.5)
     axes.set_xscale("log")
     low, high = axes.get_xlim()
@@ -125,12 +125,23 @@ def draw_speedup(found: Sequence[Across], styles: Mapping[str, Stroke]) -> "Figu
 
 
 def _bar(
-    axes: "Axes", place: float, speedup: Speedup, color: str, opacity: float
+    axes: "Axes", place: float, speedup: Speedup, style: Stroke, opacity: float
 ) -> None:
     low, middle, high = speedup.interquartile_mean
-    axes.barh(place, middle - 1.0, left=1.0, height=0.34, color=color, alpha=opacity)
+    axes.barh(
+        place,
+        middle - 1.0,
+        left=1.0,
+        height=0.34,
+        color=style.color,
+        alpha=opacity,
+        # Colours come twice, with other dashes, which a bar does not have.
+        hatch=None if style.dashes == "-" else "////",
+        edgecolor="white",
+        linewidth=0.0,
+    )
     # A speedup of 1 is no bar at all, and is seen.
-    axes.plot(middle, place, marker="|", markersize=8, color=color)
+    axes.plot(middle, place, marker="|", markersize=8, color=style.color)
     axes.plot(
         [low, high],
         [place, place],

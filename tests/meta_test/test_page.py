@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from meta_test import across_figure
+from meta_test.across import across
 from meta_test.evaluate import evaluate
 from meta_test.figure import strokes_by_name
 from meta_test.optimizers import baseline
@@ -215,6 +216,18 @@ def test_strokes_of_baselines_without_their_own_differ():
     found = strokes_by_name({name: name == "mine" for name in names})
     assert len(set(found.values())) == 4
     assert found["adam"] == strokes_by_name({"adam": False})["adam"]
+
+
+def test_bars_of_six_learned_optimizers_differ(report):
+    """There are three colours for them, so that the others are hatched."""
+    [first, *_] = across(report)
+    names = [f"learned {i}" for i in range(6)]
+    figure = across_figure.draw_speedup(
+        [dataclasses.replace(first, contender=name) for name in names],
+        strokes_by_name(dict.fromkeys(names, True)),
+    )
+    in_steps = figure.axes[0].patches[::2]
+    assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in in_steps}) == 6
 
 
 def test_a_report_leaves_its_page_and_pictures_of_all_cells(report, tmp_path):
