@@ -48,11 +48,16 @@ class Speedup:
     Attributes:
         interquartile_mean: over all seeds of all cells, with its 95 % interval.
         bounded: the share of trainings that missed the target, so that their speedup
-            enters as its bound, above which it is not.
+            enters as its bound, above which it is not; or, where they diverged and the
+            reference did not, as 0.
+        least: the interquartile mean if all that missed the target entered as 0, but
+            where the reference missed it too: with bounds, the other end of what the
+            speedup can be.
     """
 
     interquartile_mean: Interval
     bounded: float
+    least: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -185,7 +190,7 @@ def _normalised(
     for i, mine in enumerate(rows[name]):
         medians = [float(quantile(rows[b][i].losses(split), 0.5)) for b in baselines]
         best, initial = min(medians, default=math.inf), _initial(mine, split)
-        if best < initial:
+        if best < initial < math.inf:
             scores.append(normalised(mine.losses(split), initial, best))
     if not scores:
         return None
@@ -209,18 +214,21 @@ def _speedup(
     *,
     wall_clock: bool,
 ) -> Speedup:
-    found = []
+    found, least = [], []
     for theirs, mine, horizon in zip(reference, ours, horizons, strict=True):
         speed = speedups(_steps(theirs), _steps(mine), horizon)
         cost = theirs.seconds_per_step / mine.seconds_per_step if wall_clock else 1.0
-        found.append(speed._replace(values=speed.values * cost))
+        # The bound of what is late, close to 1, is not for what will never be there.
+        failed = mine.fitted.diverged & ~theirs.fitted.diverged
+        found.append(np.where(failed, 0.0, speed.values * cost))
+        missed = np.isinf(_steps(mine)) & np.isfinite(_steps(theirs))
+        least.append(np.where(missed, 0.0, found[-1]))
     mean = lambda tasks: interquartile_mean(np.concatenate(tasks))
     missed = np.concatenate([~np.isfinite(_steps(row)) for row in ours])
     return Speedup(
-        interquartile_mean=stratified_bootstrap(
-            [speed.values for speed in found], mean, over_tasks=True
-        ),
+        interquartile_mean=stratified_bootstrap(found, mean, over_tasks=True),
         bounded=float(missed.mean()),
+        least=mean(least),
     )
 
 

@@ -21,14 +21,14 @@ from meta_test.wishes import Measured, Wish
 
 NOTES = f"""\
 Report cards. Of the trainings above: converges, how many reach the level where tuned
-{REFERENCE} ends; fast, the speedup to there in steps; generalises, on how many cells
-the test loss is not above {REFERENCE}'s. Of further ones, on three small problems and
-at the rate that tuning chose there: any weights, how many make nine tenths of the way
-to where {REFERENCE} ends, from initial weights times 0.01 to 100; robust, how much of
-the way that is made changes with noise in gradients, another order of the data, other
-initial weights or bfloat16, the worst of them; no tuning, how much of it is lost where
-a setting is off by 3 or 10, the worst of them. Small: floats of memory a parameter,
-beside it and its gradient."""
+{REFERENCE} ends; fast, the speedup to there in steps, < where some never come there;
+generalises, on how many cells the test loss is not above {REFERENCE}'s. Of further
+ones, on three small problems and at the rate that tuning chose there: any weights, how
+many make nine tenths of the way to where {REFERENCE} ends, from initial weights times
+0.01 to 100; robust, how much of the way that is made changes with noise in gradients,
+another order of the data, other initial weights or bfloat16, the worst of them; no
+tuning, how much of it is lost where a setting is off by 3 or 10, the worst of them.
+Small: floats of memory a parameter, beside it and its gradient."""
 
 CONVENTION = (
     "of every contender, seven wishes with a score in [0, 1], where 1 is best and null "
@@ -66,7 +66,7 @@ def cards(
     """
     contenders = {contender.name: contender for contender in report.contenders}
     # What the others are measured by comes first, also where it does not take part.
-    [reference] = report.protocol.baselines([REFERENCE])
+    reference, *_ = report.protocol.baselines([REFERENCE])
     ordered = {REFERENCE: reference} | contenders
     total, trained = len(ordered) * len(suite.cells), {}
     for name, contender in ordered.items():

@@ -34,7 +34,8 @@ exchangeable. Otherwise these seeds show no difference."""
 NOTES = """\
 A, B: median final loss, on training data of what was tuned for it, on test data of what
 was tuned on validation data; diverged trainings count as inf. Won: the share of seeds
-at which B is lower; a tie counts one half."""
+at which B is lower; a tie counts one half. Every verdict stands for itself: of 20
+comparisons of equals one may have a verdict."""
 
 _CHOSEN: Mapping[ComparedSplit, str] = {"train": "fitted", "test": "validated"}
 """The candidate that is compared."""

@@ -62,8 +62,9 @@ class Protocol:
 
     def __post_init__(self) -> None:
         require_positive_int("tuning_seeds", self.tuning_seeds)
-        if self.rates < 0:
-            raise ValueError(f"rates must be 0 or more, got {self.rates}")
+        if self.rates < 0 or self.rates == 1:
+            # A single one would be the lowest, and no tuning at all.
+            raise ValueError(f"rates must be 0, or several, got {self.rates}")
         if self.random < 0:
             raise ValueError(f"random must be 0 or more, got {self.random}")
         if self.multipliers < 0 or self.multipliers == 1:

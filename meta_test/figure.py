@@ -45,6 +45,13 @@ _OTHERS = (
     Stroke("#0072B2", ":", 1.5, 0.08),
     Stroke("#B8A000", ":", 1.5, 0.08),
     Stroke("#56B4E9", "-.", 1.3, 0.08),
+    Stroke("#B8A000", "--", 1.3, 0.08),
+    Stroke("#009E73", "-.", 1.3, 0.08),
+    Stroke("#CC79A7", "-.", 1.3, 0.08),
+    Stroke("#0072B2", "--", 1.3, 0.08),
+    Stroke("#56B4E9", ":", 1.5, 0.08),
+    Stroke("#009E73", ":", 1.5, 0.08),
+    Stroke("#CC79A7", ":", 1.5, 0.08),
 )
 _LEARNED = (
     Stroke("#D55E00", "-", 2.8, 0.22),
@@ -53,6 +60,12 @@ _LEARNED = (
     Stroke("#D55E00", "--", 2.8, 0.18),
     Stroke("#000000", "--", 2.8, 0.18),
     Stroke("#E69F00", "--", 2.8, 0.18),
+    Stroke("#D55E00", ":", 2.8, 0.18),
+    Stroke("#000000", ":", 2.8, 0.18),
+    Stroke("#E69F00", ":", 2.8, 0.18),
+    Stroke("#D55E00", "-.", 2.8, 0.18),
+    Stroke("#000000", "-.", 2.8, 0.18),
+    Stroke("#E69F00", "-.", 2.8, 0.18),
 )
 
 _DEPTH = 1e-6
@@ -125,11 +138,20 @@ def draw(report: Report) -> "Figure":
         ncols=min(len(handles), 4 * columns if columns > 1 else 4),
         frameon=False,
         fontsize=10,
-        title="heavy lines: learned, nothing tuned; "
-        "thin lines: hand-designed, each with the best of its learning rates",
+        title=_heading(report),
         title_fontsize=9,
     )
     return figure
+
+
+def _heading(report: Report) -> str:
+    """What heavy and thin lines are, above the legend."""
+    tuned = any(c.learned and len(c.labels) > 1 for c in report.contenders)
+    but = " but the factors of x rate" if tuned else ""
+    return (
+        f"heavy lines: learned, nothing tuned{but}; "
+        "thin lines: hand-designed, each with the best of its candidates"
+    )
 
 
 def _columns(panels: int) -> int:

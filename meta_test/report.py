@@ -21,6 +21,7 @@ from meta_test.evaluate import REFERENCE, Chosen, Report, Row
 from meta_test.figure import draw
 from meta_test.optimizers import Contender
 from meta_test.page import page
+from meta_test.results import environment
 from meta_test.statistics import EvaluatedSplit, StepsToReach, mean_losses, quantile
 from meta_test.suites import Cell
 from meta_test.table import (
@@ -44,14 +45,16 @@ CONVENTIONS = {
     "loss is 'inf' and their accuracy 0",
     "tuning": "of each contender's candidates the one with the lowest median final "
     "loss at `protocol.tuning_seeds`, which are not those of the comparison; learned "
-    "optimizers have one candidate. `fitted`: by the loss on training data; "
+    "optimizers have one candidate, or, in a variant of their own, factors of their "
+    "updates. `fitted`: by the loss on training data; "
     "`validated`: by that on the split inner_valid, so that no choice has seen the "
     "test data. train_loss and steps_to_reference are of `fitted`, valid_loss and "
     "test_loss of `validated`. Candidates of hand-designed ones are a grid of learning "
     "rates, `protocol.rates` of them where that is not 0, or, where "
     "`protocol.random_settings` is not 0, so many random settings",
     "steps_to_reference": f"steps until the smoothed train curve is where the best "
-    f"{REFERENCE}'s median curve ends; null means more than `bound` steps",
+    f"{REFERENCE}'s median curve ends; null means more than `bound` steps. "
+    "seconds_to_reference: the same times seconds_per_step",
     "seconds_per_step": "of one training on one device, evaluations included; on CPUs "
     "those of a processor",
     "curves": "quartiles over seeds of the mean train loss since the last record, and "
@@ -178,6 +181,8 @@ def as_json(
             "given_up_above_initial_loss_by": report.protocol.hopeless,
             "rates": report.protocol.rates,
             "random_settings": report.protocol.random,
+            "multipliers": report.protocol.multipliers,
+            "guards": report.protocol.guards,
         },
         "contenders": [_contender(contender) for contender in report.contenders],
         "reference": REFERENCE,
@@ -203,6 +208,7 @@ def _cell(cell: Cell) -> dict:
     return {
         "name": cell.name,
         "hash": cell.hash,
+        "task": cell.plain()["task"],
         "probes": cell.probes,
         "horizon": cell.horizon,
         "seeds": list(cell.seeds),
@@ -232,6 +238,7 @@ def _row(report: Report, row: Row) -> dict:
         "test_loss": row.test_loss._asdict(),
         "steps_to_reference": _steps(report.steps(row)),
         "steps_to_reference_per_seed": row.steps_to_reference,
+        "seconds_to_reference": _steps(report.steps(row), row.seconds_per_step),
         "seconds_per_step": row.seconds_per_step,
         "fitted": fitted,
         "validated": fitted if same else _chosen(report, cell, row.validated),
@@ -286,14 +293,15 @@ def _bands(values: ArrayLike) -> dict:
     }
 
 
-def _steps(steps: StepsToReach | None) -> dict | None:
+def _steps(steps: StepsToReach | None, each: float = 1) -> dict | None:
+    """How long it took, where a step counts for `each`."""
     if steps is None:
         return None
     values = steps.quartiles._asdict()
     return {
-        **{k: v if math.isfinite(v) else None for k, v in values.items()},
+        **{k: each * v if math.isfinite(v) else None for k, v in values.items()},
         "reached": steps.reached,
-        "bound": steps.bound,
+        "bound": each * steps.bound,
     }
 
 
@@ -333,6 +341,8 @@ def _environment() -> dict:
             "count": jax.local_device_count(),
         },
         "git_revision": git_revision(Path(__file__).parents[1]),
+        # Of what trainings are made of, also where it is not what was committed.
+        "source_sha256": environment()["source"],
     }
 
 

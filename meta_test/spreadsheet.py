@@ -19,10 +19,11 @@ def text(report: Report) -> str:
     chosen by the train loss; test: the one by the validation loss; both, where they are
     one), `candidate`, `seed`, `horizon`, `diverged` (0 or 1); of each split the
     `initial`, `final` and `best` loss and the final accuracy; `mean_train_loss` of the
-    curve; `steps_to_reference` (of those tuned for train); `seconds_per_step`.
+    curve; `steps_to_reference` and `seconds_to_reference` (of those tuned for train);
+    `seconds_per_step`.
 
     Losses of diverged trainings are as they were found, `nan` where there is none; what
-    is undefined is empty, and steps to what was never reached are `inf`.
+    is undefined is empty, and steps and seconds to what was never reached are `inf`.
     """
     lines = list(_lines(report))
     stream = io.StringIO()
@@ -65,11 +66,12 @@ def _lines(report: Report) -> Iterator[dict[str, Any]]:
                         f"final_{split}_accuracy": _number(accuracy[place], empty=True),
                     }
                 steps = row.steps_to_reference if tuned_for == "train" else None
+                took = math.nan if steps is None else steps[place]
+                seconds = took * row.seconds_per_step
                 yield line | {
                     "mean_train_loss": _number(areas[place]),
-                    "steps_to_reference": ""
-                    if steps is None
-                    else _number(steps[place]),
+                    "steps_to_reference": _number(took, empty=True),
+                    "seconds_to_reference": _number(seconds, empty=True),
                     "seconds_per_step": _number(row.seconds_per_step),
                 }
 

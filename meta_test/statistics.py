@@ -5,6 +5,7 @@ accuracy as zero, and it never reaches a target. Medians and quartiles are defin
 such samples; means are not, and none is taken.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -208,6 +209,13 @@ class Duel(NamedTuple):
         if 5 * self.losses >= 4 * self.pairs:
             return "loses"
         return "even"
+
+
+def verdicts_by_chance(pairs: int) -> float:
+    """How often `duel` has a verdict on two that are equal and never tie."""
+    won = [Duel(wins, pairs - wins, pairs) for wins in range(pairs + 1)]
+    found = sum(math.comb(pairs, d.wins) for d in won if d.verdict != "even")
+    return found / 2**pairs
 
 
 def duel(ours: np.ndarray, theirs: np.ndarray) -> Duel:

@@ -1,6 +1,7 @@
 """The table of a cell."""
 
 import math
+from collections.abc import Callable
 
 from meta_test.evaluate import ComparedSplit
 from meta_test.page.findings import CHOSEN, Findings, Tree, as_float, final_accuracy
@@ -64,7 +65,16 @@ def _columns(found: Findings) -> list[Named]:
                     f"{found.reference} ends: the median and its quartiles. >N: not "
                     "within N steps.",
                 ),
-                lambda row: _steps(row["steps_to_reference"]),
+                lambda row: _took(row["steps_to_reference"], "{:,.0f}".format),
+            )
+        )
+        chosen.append(
+            (
+                Column(
+                    f"seconds to {found.reference}",
+                    "The same in seconds, by the cost of a step.",
+                ),
+                lambda row: _took(row["seconds_to_reference"], number),
             )
         )
     return [
@@ -119,14 +129,14 @@ def _quartiles(values: Tree) -> Entry:
     return Entry(spread(low, middle, high), middle)
 
 
-def _steps(steps: Tree) -> Entry:
+def _took(steps: Tree, told: Callable[[float], str]) -> Entry:
     low, middle, high = (
         math.inf if steps[k] is None else as_float(steps[k])
         for k in ("q25", "median", "q75")
     )
 
     def one(value: float) -> str:
-        return f"{value:,.0f}" if math.isfinite(value) else f">{steps['bound']:,}"
+        return told(value) if math.isfinite(value) else f">{told(steps['bound'])}"
 
     ends = "" if low == high else tag("small", f"[{one(low)}, {one(high)}]")
     return Entry(markup(one(middle), " ", ends), middle)

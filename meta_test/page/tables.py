@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable
+from statistics import fmean
 from typing import get_args
 
 from meta_test.evaluate import ComparedSplit
@@ -18,7 +19,7 @@ from meta_test.page.markup import (
     table,
     tag,
 )
-from meta_test.statistics import duel
+from meta_test.statistics import duel, verdicts_by_chance
 
 
 Named = tuple[Column, Callable[[Tree], Entry]]
@@ -81,7 +82,8 @@ def overall(found: Findings) -> Html:
                     f"Steps that {reference} takes to its own final level over those "
                     "of this one, by seed: the interquartile mean and its interval. "
                     "N % at most: so many trainings missed the level and count as if "
-                    "they had reached it at their last step.",
+                    "they had reached it at their last step, or as 0 where they "
+                    f"diverged and {reference} did not.",
                     "high",
                 ),
                 lambda one: _speedup(one["speedup"]),
@@ -171,6 +173,8 @@ def anchor(index: int, cell: Tree) -> str:
 def glance(found: Findings) -> Html:
     """A line a cell: who is best, and how learned optimizers fare."""
     reference = found.reference
+    seeds = [len(cell["seeds"]) for cell in found.cells]
+    chance = fmean(map(verdicts_by_chance, seeds))
     columns = [
         Column("cell", "Its name, and what it probes.", None),
         Column("steps", "Of every training."),
@@ -182,7 +186,8 @@ def glance(found: Findings) -> Html:
             Column(
                 f"{name}, {split}",
                 f"{name} beside {reference}: it wins or loses with at least four "
-                "fifths of the seeds, paired; anything closer is even. Below: how many "
+                "fifths of the seeds, paired; anything closer is even, and equals win "
+                f"or lose by chance on {100 * chance:.0f} % of cells. Below: how many "
                 f"times that of {reference} its median loss is, which is sorted by.",
             )
             for name in found.learned

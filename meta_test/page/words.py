@@ -55,6 +55,14 @@ def summary(found: Findings) -> Html:
 def _learned(found: Findings, name: str) -> Html:
     reference = found.reference
     parts = []
+    [own] = (c for c in found.contenders if c["name"] == name)
+    if own["variant_of"] and len(own["candidates"]) > 1:
+        text = (
+            f"{own['variant_of']} with its updates times the best of "
+            f"{len(own['candidates'])} factors, chosen for every cell as learning "
+            "rates are."
+        )
+        parts.append(("Tuned", markup(text)))
     if reference is None:
         parts.append(("Training", _lowest(found, name)))
     else:
@@ -148,8 +156,9 @@ def _speed(found: Findings, name: str, reference: str) -> Html:
     missed = as_float(steps["bounded"])
     if missed:
         parts.append(
-            f" {100 * missed:.0f} % of its trainings never got there; they count as if "
-            "they had at their last step, which flatters it."
+            f" {100 * missed:.0f} % of its trainings never got there; but for those "
+            "that diverged, which count as 0, they count as if they had at their last "
+            "step, which flatters it."
         )
     return markup(*parts)
 

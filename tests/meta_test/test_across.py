@@ -1,6 +1,7 @@
 """Statistics over cells, on reports whose numbers are known."""
 
 import dataclasses
+import io
 import math
 from typing import Any
 
@@ -9,10 +10,13 @@ import numpy as np
 import pytest
 
 from meta_test.across import FACTORS, across
+from meta_test.across_figure import draw_speedup
 from meta_test.evaluate import PROTOCOL, Chosen, Report, Row
+from meta_test.figure import strokes
 from meta_test.inner_loop import Curve, Evaluation
 from meta_test.report import as_json
 from meta_test.statistics import diverged
+from meta_test.wishes import fast
 from tests.meta_test.problems import line_suite, sgd
 
 
@@ -108,6 +112,35 @@ def test_speedups_and_profiles():
         assert share == 0.5 * (factor >= 2) + 0.5 * (factor >= 4)
 
 
+def test_what_diverges_is_no_faster_than_nothing():
+    """On "b" sgd diverges, and its bound of 1 would flatter it; on "a" it is late."""
+    *_, sgd_ = across(TWO_CELLS)
+    assert sgd_.speedup is not None
+    assert sgd_.speedup.interquartile_mean.estimate == pytest.approx(0.5)
+    # Nor is what is late: on a card it has nothing, where Adam has one half.
+    assert sgd_.speedup.least == 0.0
+    assert (fast(sgd_).score, fast(sgd_).shown) == (0.0, "<0.5x")
+    adam, mine = (across(TWO_CELLS)[i] for i in (1, 0))
+    assert (fast(adam).score, fast(adam).shown) == (0.5, "1x")
+    # One in ten is among those that are cut off.
+    assert (fast(mine).score, fast(mine).shown) == (0.75, "3x")
+    both = report(
+        ("a", "mine", 12.0, 12.0, INF, 1.0), ("a", "adam", 12.0, 12.0, INF, 1.0)
+    )
+    for one in across(both):
+        assert one.speedup is not None
+        assert one.speedup.interquartile_mean == (1.0, 1.0, 1.0)
+    alone = report(
+        ("a", "mine", 12.0, 12.0, INF, 1.0), ("a", "adam", 1.0, 1.0, 20, 1.0)
+    )
+    found = across(alone)
+    mine, _ = found
+    assert mine.wall_clock_speedup is not None
+    assert mine.wall_clock_speedup.interquartile_mean == (0.0, 0.0, 0.0)
+    # An axis in logarithms has a place for it.
+    draw_speedup(found, strokes(alone)).savefig(io.BytesIO())
+
+
 def test_against_the_reference():
     cells = [f"cell {i}" for i in range(8)]
     rows = [(c, "mine", 1.0, 5.0, 10, 1.0) for c in cells]
@@ -133,6 +166,14 @@ def test_a_cell_that_no_baseline_learns_is_left_out():
     assert mine.train is not None
     assert mine.train.left_out == 1
     assert mine.train.interquartile_mean == (0.0, 0.0, 0.0)
+
+
+def test_so_is_one_that_begins_at_infinity():
+    endless = chosen(np.full(SEEDS, 1.0), np.full(SEEDS, 1.0), initial=INF)
+    found = report(("a", "sgd", 1.0, 1.0, INF, 1.0))
+    rows = tuple(dataclasses.replace(r, fitted=endless) for r in found.rows)
+    (one,) = across(dataclasses.replace(found, rows=rows))
+    assert one.train is None
 
 
 def test_without_a_reference_or_a_baseline():

@@ -83,6 +83,9 @@ def test_normalisation_needs_an_initial_loss_above_the_best(initial, best):
         ([[5.0, 4.0, 3.0, 2.0], [1.0, INF, INF, INF]], INF),
         ([-INF, -INF, 1.0, 2.0], -INF),
         ([INF], INF),
+        # The scores in the tests of rliable's metrics, and what it has for them.
+        ([[1, 2], [2, 2], [1, 1], [2, 1]], 1.5),
+        ([[1, 1], [2, 2], [3, 3]], 2.0),
     ],
 )
 def test_interquartile_mean(values, expected):

@@ -15,7 +15,7 @@ from meta_test import card_trainings, program, wishes
 from meta_test.card import CONVENTION, as_json, as_text, cards
 from meta_test.card_figure import draw
 from meta_test.card_trainings import train
-from meta_test.evaluate import PROTOCOL, Progress, evaluate
+from meta_test.evaluate import PROTOCOL, Progress, Protocol, evaluate
 from meta_test.figure import strokes
 from meta_test.inner_loop import Curve, Evaluation
 from meta_test.optimizers import baseline, learned
@@ -23,6 +23,7 @@ from meta_test.report import as_json as report_as_json, print_report, write
 from meta_test.results import Results
 from meta_test.suites import Cell, Suite
 from meta_test.suites.card import CARD
+from meta_test.variants import FALLBACK
 from meta_test.way import Way
 from tasks.base import Batch, Params, Split, Task, TaskFamily
 from tests.helpers import count_compiles
@@ -302,6 +303,15 @@ def test_without_the_reference(results):
 
 def refuse(literal):
     raise AssertionError(f"{literal} is not JSON")
+
+
+def test_beside_what_guards_fall_back_to(results):
+    """It comes with the baselines of such a protocol, and is not the reference."""
+    protocol = Protocol(guards=True)
+    contenders = protocol.baselines(["adam"])
+    report = evaluate(contenders, SUITE, protocol=protocol, results=results)
+    names = [card.contender for card in cards(report, suite=SUITE, results=results)]
+    assert names == ["adam", FALLBACK]
 
 
 def test_files(made, report, tmp_path):

@@ -187,7 +187,8 @@ def test_unknown_baseline():
     ("field", "message"),
     [
         ({"tuning_seeds": 0}, "tuning_seeds must be an integer of at least 1, got 0"),
-        ({"rates": -1}, "rates must be 0 or more, got -1"),
+        ({"rates": -1}, "rates must be 0, or several, got -1"),
+        ({"rates": 1}, "rates must be 0, or several, got 1"),
         ({"multipliers": 1}, "multipliers must be 0, or several, got 1"),
     ],
 )

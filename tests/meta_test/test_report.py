@@ -5,10 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from meta_test.evaluate import evaluate
-from meta_test.figure import draw, strokes
+from meta_test.baselines import BASELINES
+from meta_test.evaluate import Protocol, evaluate
+from meta_test.figure import draw, strokes, strokes_by_name
 from meta_test.optimizers import baseline
+from meta_test.page import page
 from meta_test.report import as_json, git_revision, print_report, write
+from meta_test.results import environment
 from meta_test.table import plain_text, summary
 from tests.meta_test.problems import line_suite, sgd
 
@@ -35,6 +38,10 @@ def test_json_is_strict_and_survives_a_round_trip(report, tmp_path):
     assert read == as_json(report, {"theta_sha256": {"mine": "ab"}})
     assert read["provenance"]["theta_sha256"] == {"mine": "ab"}
     assert read["provenance"]["versions"]["jax"]
+    assert read["provenance"]["source_sha256"] == environment()["source"]
+    assert read["suite"]["cells"][0]["task"]["class"] == "Line"
+    assert read["protocol"]["multipliers"] == 0
+    assert read["protocol"]["guards"] is False
     assert str(tmp_path) not in paths.json.read_text()
     assert paths.text.read_text().startswith("line (20 steps, 5 seeds)")
     assert paths.figure.read_bytes().startswith(b"\x89PNG")
@@ -56,6 +63,10 @@ def test_json_rows(report):
         "reached": 0,
         "bound": 20,
     }
+    took = adam["steps_to_reference"], adam["seconds_to_reference"]
+    for name in ("q25", "median", "bound"):
+        assert took[1][name] == pytest.approx(took[0][name] * adam["seconds_per_step"])
+    assert exploding["seconds_to_reference"]["median"] is None
     assert plain["fitted"]["candidate"] == "0.01"
     assert plain["tuning"]["diverged"] == [0, 3]
     assert plain["tuning"]["median_train_loss"][1] == "inf"
@@ -109,6 +120,7 @@ def test_summary_says_where_each_learned_optimizer_wins_and_loses(report):
     assert "train loss: wins 0, even 0, loses 1" in exploding
     assert "test loss: wins 0, even 0, loses 1" in exploding
     assert "diverged in 5 of 5 trainings" in exploding
+    assert "which chance alone gives to equals on 38% of cells" in mine
 
 
 def test_summary_without_anything_to_compare():
@@ -130,6 +142,25 @@ def test_an_optimizer_keeps_its_colour(report):
     fewer = evaluate([baseline("adam")], line_suite())
     assert strokes(fewer)["adam"] == strokes(report)["adam"]
     assert len(set(strokes(report).values())) == 4
+
+
+def test_lines_are_told_apart():
+    names = [*BASELINES, *(f"learned {i}" for i in range(12))]
+    found = strokes_by_name({name: name.startswith("learned") for name in names})
+    assert len(set(found.values())) == len(names)
+
+
+def test_a_picture_says_what_was_tuned(report):
+    def heading(of):
+        return draw(of).legends[0].get_title().get_text()
+
+    assert heading(report).startswith("heavy lines: learned, nothing tuned; thin ")
+    protocol = Protocol(multipliers=3)
+    tuned = protocol.with_variants([sgd("mine", 0.1, learned=True)])
+    found = evaluate(tuned, line_suite(), protocol=protocol)
+    assert "nothing tuned but the factors of x rate; " in heading(found)
+    text = page(json.loads(json.dumps(as_json(found))))
+    assert text.count("mine with its updates times the best of 3 factors") == 1
 
 
 def test_git_revision(tmp_path):

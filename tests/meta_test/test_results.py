@@ -68,6 +68,24 @@ def test_a_second_evaluation_trains_nothing(tmp_path, trained, said):
     assert said == []
 
 
+def test_what_was_cut_off_goes_on(tmp_path, trained):
+    """As by a signal before the second optimizer: the first is not trained again."""
+    contenders = [sgd("one", 0.1), sgd("other", 0.2)]
+
+    def cut(progress):
+        if progress.done == 1:
+            raise InterruptedError
+
+    judge = functools.partial(
+        evaluate, contenders, line_suite(), results=Results(tmp_path, print)
+    )
+    with pytest.raises(InterruptedError):
+        judge(on_progress=cut)
+    assert trained() == [5]
+    assert len(judge().rows) == 2
+    assert trained() == [5, 5]
+
+
 def test_whatever_a_training_depends_on_is_in_its_key(tmp_path, trained, monkeypatch):
     folder = tmp_path
     theta = SmallFC().init_theta(jax.random.key(0))

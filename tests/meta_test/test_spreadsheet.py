@@ -30,6 +30,8 @@ def test_every_training_is_a_line():
     assert row.steps_to_reference is not None
     steps = [float(line["steps_to_reference"]) for line in mine]
     np.testing.assert_array_equal(steps, row.steps_to_reference)
+    seconds = [float(line["seconds_to_reference"]) for line in mine]
+    np.testing.assert_allclose(seconds, np.array(steps) * row.seconds_per_step, 1e-6)
     bad = [line for line in lines if line["optimizer"] == "no, good"]
     assert len(bad) == 5
     assert all(line["diverged"] == "1" for line in bad)
@@ -46,7 +48,8 @@ def test_two_choices_are_told_apart():
         assert {line["tuned_for"] for line in lines} == {"both"}
     else:
         assert [line["tuned_for"] for line in lines] == ["train"] * 5 + ["test"] * 5
-        assert {line["steps_to_reference"] for line in lines[5:]} == {""}
+        for name in ("steps_to_reference", "seconds_to_reference"):
+            assert {line[name] for line in lines[5:]} == {""}
 
 
 def test_nothing_to_write():

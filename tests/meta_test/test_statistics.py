@@ -1,3 +1,4 @@
+import itertools
 import math
 from typing import Any
 
@@ -7,7 +8,14 @@ import pytest
 
 from meta_test import statistics
 from meta_test.inner_loop import Curve, Evaluation
-from meta_test.statistics import duel, quantile, quartiles, smooth, steps_to_reach
+from meta_test.statistics import (
+    duel,
+    quantile,
+    quartiles,
+    smooth,
+    steps_to_reach,
+    verdicts_by_chance,
+)
 
 
 INF, NAN = math.inf, math.nan
@@ -151,6 +159,17 @@ def test_accuracy_of_a_diverged_training_is_zero():
 )
 def test_duel(ours, theirs, verdict):
     assert duel(np.asarray(ours, float), np.asarray(theirs, float)).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("pairs", "share"),
+    [(1, 1.0), (3, 2 / 8), (5, 2 * (1 + 5) / 32), (10, 2 * (1 + 10 + 45) / 1024)],
+)
+def test_equals_have_verdicts_by_chance(pairs, share):
+    assert verdicts_by_chance(pairs) == share
+    outcomes = itertools.product([0.0, 2.0], repeat=pairs)
+    found = [duel(np.array(o), np.ones(pairs)).verdict for o in outcomes]
+    assert np.mean([verdict != "even" for verdict in found]) == share
 
 
 def test_the_best_by_train_loss_may_not_be_the_best_by_test_loss():
