@@ -187,7 +187,7 @@ class Row:
         tuning: its candidates; None where there is one.
         fitted: the candidate with the lowest median train loss.
         validated: the candidate with the lowest median validation loss.
-        seconds_per_step: of a training on one device, evaluations included; on CPUs
+        seconds_per_step: of a training on one device, without its evaluations; on CPUs
             those of a processor.
         steps_to_reference: `[seeds]` of `fitted`, to where the reference's median train
             curve ends; infinite for those that never get there, None when the reference
@@ -358,17 +358,17 @@ class _Bench:
         """Curves `[candidates, seeds]`."""
         shape = len(self.contender.labels), self.protocol.tuning_seeds
         trials = np.indices(shape).reshape(2, -1).T
-        curve = self._run(trials, self.protocol.hopeless).curve
+        curve = self._run(trials, self.protocol.hopeless, measured=False).curve
         return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), curve)
 
     def _compare(self, candidate: int) -> Sweep:
         """Curves `[seeds]`."""
         seeds = np.arange(len(self.cell.seeds)) + self.protocol.tuning_seeds
         trials = np.stack([np.full_like(seeds, candidate), seeds], axis=1)
-        return self._run(trials, math.inf)
+        return self._run(trials, math.inf, measured=True)
 
-    def _run(self, trials: np.ndarray, hopeless: float) -> Sweep:
-        """Makes trainings, or finds them."""
+    def _run(self, trials: np.ndarray, hopeless: float, *, measured: bool) -> Sweep:
+        """Makes trainings, or finds them; `measured` are those whose cost counts."""
         seeds = self.protocol.seeds + self.cell.seeds
         key = None
         if self.results is not None:
@@ -390,7 +390,7 @@ class _Bench:
             found = self.results.find(key)
             if found is not None:
                 return found
-        made = self._train(trials, hopeless)
+        made = self._train(trials, hopeless, measured=measured)
         if self.results is not None and key is not None:
             self.results.keep(key, made)
         return made
@@ -400,12 +400,12 @@ class _Bench:
         evaluations = math.gcd(self.protocol.evaluations, self.suite.num_records)
         return {**self.suite.sizes(self.cell), "evaluations": evaluations}
 
-    def _train(self, trials: np.ndarray, hopeless: float) -> Sweep:
+    def _train(self, trials: np.ndarray, hopeless: float, *, measured: bool) -> Sweep:
         contender = self.contender
         tuned = len(contender.labels) > 1
         tuning = len(contender.labels) * self.protocol.tuning_seeds if tuned else 0
 
-        def run(trials: np.ndarray) -> Curve:
+        def run(trials: np.ndarray, **settings: int) -> Curve:
             return sweep(
                 self.family,
                 self.specs,
@@ -417,22 +417,48 @@ class _Bench:
                 hopeless=hopeless,
                 evaluated=contender.evaluated,
                 summarised=contender.summarised,
-                **self._settings,
+                **(self._settings | settings),
             )
 
         run(trials[:0])  # Compiles, so that the time below is that of the trainings.
-        if jax.default_backend() == "cpu":
-            # Of the processors: what else the machine does then changes it little.
-            began = time.process_time()
-            curve = run(trials)
-            seconds, steps = time.process_time() - began, curve.steps.sum()
-        else:
-            began = time.perf_counter()
-            curve = run(trials)
-            seconds = time.perf_counter() - began
-            devices = jax.local_device_count()
-            steps = max(curve.steps[i::devices].sum() for i in range(devices))
-        return Sweep(curve, seconds / max(int(steps), 1))
+        curve, whole = _timed(lambda: run(trials))
+        short = Cost(0.0, 0)
+        if measured:
+            # The same evaluations, in the shortest training that has as many records.
+            _, short = _timed(lambda: run(trials, record_every=1))
+        return Sweep(curve, whole.of_a_step(short))
+
+
+class Cost(NamedTuple):
+    """What trainings took, and how many steps they made."""
+
+    seconds: float
+    steps: int
+
+    def of_a_step(self, short: "Cost") -> float:
+        """Seconds of a step: by how much these took longer than `short`, by step.
+
+        What both have in common, like evaluations, drops out. Where nothing is left of
+        the difference but noise, or they are equally long, all seconds are counted.
+        """
+        seconds, steps = self.seconds - short.seconds, self.steps - short.steps
+        if seconds <= 0.0 or steps <= 0:
+            return self.seconds / max(self.steps, 1)
+        return seconds / steps
+
+
+def _timed(run: Callable[[], Curve]) -> tuple[Curve, Cost]:
+    """Trainings, and what they took on the device that had most to do."""
+    if jax.default_backend() == "cpu":
+        # Of the processors: what else the machine does then changes it little.
+        began = time.process_time()
+        curve = run()
+        return curve, Cost(time.process_time() - began, int(curve.steps.sum()))
+    began = time.perf_counter()
+    curve = run()
+    seconds, devices = time.perf_counter() - began, jax.local_device_count()
+    steps = max(curve.steps[i::devices].sum() for i in range(devices))
+    return curve, Cost(seconds, int(steps))
 
 
 def _with_steps(rows: Sequence[Row], cell: Cell, suite: Suite) -> list[Row]:

@@ -55,8 +55,8 @@ CONVENTIONS = {
     "steps_to_reference": f"steps until the smoothed train curve is where the best "
     f"{REFERENCE}'s median curve ends; null means more than `bound` steps. "
     "seconds_to_reference: the same times seconds_per_step",
-    "seconds_per_step": "of one training on one device, evaluations included; on CPUs "
-    "those of a processor",
+    "seconds_per_step": "of one training on one device, without its evaluations; on "
+    "CPUs those of a processor. Measured once: intervals do not hold its noise",
     "curves": "quartiles over seeds of the mean train loss since the last record, and "
     "of evaluations of the parameters, at their `steps`",
 }

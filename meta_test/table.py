@@ -40,7 +40,7 @@ rates, or random settings, were chosen at other seeds than these, by median fina
 on training data for the columns of training, on validation data for those of test,
 which no choice has seen. (edge): the best was the first or last of them. Steps: to
 where the best {REFERENCE}'s median train curve ends; >N: not within N steps. us/step:
-microseconds of a step of training, evaluations included (on CPUs of a processor)."""
+microseconds of a step of training, without evaluations (on CPUs of a processor)."""
 
 ACROSS = (
     "optimizer",

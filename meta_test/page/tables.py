@@ -91,7 +91,7 @@ def overall(found: Findings) -> Html:
             (
                 Column(
                     "speedup in seconds",
-                    "The same by the measured cost of a step, evaluations included.",
+                    "The same by the measured cost of a step, without evaluations.",
                     "high",
                 ),
                 lambda one: _speedup(one["wall_clock_speedup"]),

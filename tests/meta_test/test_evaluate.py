@@ -8,7 +8,7 @@ import pytest
 
 from l2o.learned.small_fc import SmallFC
 from meta_test import evaluate as evaluation
-from meta_test.evaluate import Progress, Protocol, evaluate
+from meta_test.evaluate import Cost, Progress, Protocol, evaluate
 from meta_test.optimizers import Contender, baseline, baselines, learned
 from meta_test.sweep import sweep
 from tasks.base import Task
@@ -84,9 +84,9 @@ def test_nothing_is_tuned_on_the_seeds_of_the_comparison(monkeypatch):
     monkeypatch.setattr(evaluation, "sweep", listen)
     protocol = Protocol(tuning_seeds=2)
     evaluate([sgd("sgd", 0.01, 0.5, 0.1)], line_suite(), protocol=protocol)
-    tuning, compared = filter(None, asked)
+    tuning, compared, shortly = filter(None, asked)
     assert tuning == [1_000_000, 1_000_001] * 3
-    assert compared == [0, 1, 2, 3, 4]
+    assert compared == shortly == [0, 1, 2, 3, 4]
     suite = line_suite()
     cell = dataclasses.replace(suite.cells[0], seeds=(3, 1_000_000))
     with pytest.raises(ValueError, match=r"'line' must be below 1000000.*got \(3, "):
@@ -222,3 +222,31 @@ def test_a_learned_optimizer_with_a_tuned_multiplier_stands_beside_itself():
     assert scaled.train_loss.median < 1e-4 * alone.train_loss.median
     assert scaled.tuning.diverged[-1] == 3
     assert Protocol().with_variants([mine]) == (mine,)
+
+
+def test_the_cost_of_a_step_is_that_of_longer_trainings():
+    # 100 steps of 0.5 and evaluations of 30, beside 10 steps and the same evaluations.
+    assert Cost(80.0, 100).of_a_step(Cost(35.0, 10)) == pytest.approx(0.5)
+    assert Cost(80.0, 100).of_a_step(Cost(0.0, 0)) == pytest.approx(0.8)
+    # A clock's noise, trainings that are as short, or none.
+    assert Cost(80.0, 100).of_a_step(Cost(90.0, 10)) == pytest.approx(0.8)
+    assert Cost(80.0, 100).of_a_step(Cost(75.0, 100)) == pytest.approx(0.8)
+    assert Cost(0.0, 0).of_a_step(Cost(0.0, 0)) == 0.0
+
+
+def test_what_is_compared_is_also_trained_shortly(monkeypatch):
+    made = []
+
+    def counted(*args, record_every, **settings):
+        trials = args[5]
+        made.append((len(trials), record_every))
+        return sweep(*args, record_every=record_every, **settings)
+
+    monkeypatch.setattr(evaluation, "sweep", counted)
+    suite = line_suite()
+    [cell] = suite.cells
+    evaluate([sgd("a", 0.1, 0.2)], suite)
+    seeds, every = len(cell.seeds), cell.horizon // suite.num_records
+    tuned = 2 * Protocol().tuning_seeds
+    of_tuning, of_comparing = [(0, every), (tuned, every)], [(0, every), (seeds, every)]
+    assert made == [*of_tuning, *of_comparing, (seeds, 1)]
