@@ -9,7 +9,7 @@ from meta_test.suites.base import Cell as Cell, Suite as Suite
 from meta_test.suites.digits import DIGITS, QUICK
 from meta_test.suites.ood import OOD, OOD_SMALL
 from meta_test.suites.probes import HORIZONS, REPARAM, WIDTHS
-from meta_test.suites.train import TRAIN, TRAIN_SMALL
+from meta_test.suites.train import TRAIN, TRAIN_SMALL, TRAIN_WIDE
 from meta_test.suites.validation import VALIDATION
 
 
@@ -20,6 +20,7 @@ SUITES = {
         DIGITS,
         TRAIN_SMALL,
         TRAIN,
+        TRAIN_WIDE,
         VALIDATION,
         OOD_SMALL,
         OOD,

@@ -231,3 +231,58 @@ TRAIN = Suite(
     ),
     baselines=("adam",),
 )
+
+TRAIN_WIDE = Suite(
+    name="train-wide",
+    version=1,
+    about="to meta-train on: all of train, and starts and units far from the usual",
+    cells=(
+        *TRAIN.cells,
+        _cell(
+            "mlp 24, any initial weights",
+            "starts near a saddle, and far away",
+            "image_mlp",
+            data=_GREY8,
+            hidden=(24,),
+            network={**_NETWORK, "init_scale": (0.02, 10.0)},
+            labels=_LABELS,
+        ),
+        _cell(
+            "conv 8, any initial weights",
+            "the same of a conv net",
+            "image_conv",
+            data=_GREY8,
+            channels=(8,),
+            batch_size=32,
+            network={**_NETWORK, "init_scale": (0.05, 5.0)},
+            labels=_LABELS,
+        ),
+        _classifier(
+            "mlp 32, a unit for each weight",
+            "directions that matrices do not have",
+            "image_mlp",
+            data=_GREY8,
+            hidden=(32,),
+            augment=[
+                {"kind": "reparametrise", "level": "parameter", "scale": (0.1, 10.0)}
+            ],
+        ),
+        _cell(
+            "mlp 12 on iris",
+            "learned by heart within the horizon",
+            "image_mlp",
+            data="iris",
+            hidden=(12,),
+            batch_size=32,
+            network=_NETWORK,
+        ),
+        _cell(
+            "softmax regression on 14x14 images",
+            "convex, of many inputs",
+            "softmax_regression",
+            data="mnist@14",
+            penalty=(1e-5, 1e-1),
+        ),
+    ),
+    baselines=("adam",),
+)

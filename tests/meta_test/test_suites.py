@@ -95,7 +95,7 @@ def test_importing_the_suites_reads_no_data():
 
 TRAIN, OOD = (
     [SUITES[name] for name in names]
-    for names in (("train-small", "train"), ("ood-small", "ood"))
+    for names in (("train-small", "train", "train-wide"), ("ood-small", "ood"))
 )
 
 
@@ -199,6 +199,7 @@ PUBLISHED = {
     "digits": (1, "bfde3270b4f2e2a7"),
     "train-small": (1, "14102db646a5b4d1"),
     "train": (1, "3da85b68a9686b27"),
+    "train-wide": (1, "ec4155838ef5919a"),
     "validation": (1, "884808d8a1fa9176"),
     "ood-small": (1, "5bc75f77013f6c8f"),
     "ood": (1, "cd76a5b0cb84aece"),
