@@ -1,6 +1,6 @@
 """Puts the result of a finished run where released optimizers are.
 
-    python scripts/release.py runs/lopt-small
+    python scripts/release.py runs/lopt-base
 
 It copies the optimizer to checkpoints/NAME, and what the run recorded of itself to
 docs/reports/NAME/training.jsonl: its first row of metrics whole, which

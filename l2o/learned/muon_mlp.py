@@ -70,8 +70,8 @@ class MuonMLP(LearnedOptimizer):
             size of its steps has no plan: compose it with a schedule that begins at 1
             and falls.
         orthogonalize: whether matrices are moved along orthogonalised directions.
-            Without that a step costs little more than Adam's, and as theta is drawn
-            matrices are moved along Adam's direction too.
+            Without that a step has no products of matrices, and as theta is drawn they
+            are moved along Adam's direction too.
 
     Source: this project; orthogonalised momentum after Muon (Jordan et al. 2024) and
     Celo2 (arXiv 2602.19142), control by tensor after VeLO (arXiv 2211.09760).
