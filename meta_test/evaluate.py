@@ -375,7 +375,7 @@ class _Bench:
             candidates, places = trials.T
             contender = self.contender
             key = self.results.key(
-                cell=self.cell.plain() | {"seeds": [seeds[i] for i in places]},
+                cell=self.cell.fingerprint() | {"seeds": [seeds[i] for i in places]},
                 contender={
                     "make": contender.make,
                     "evaluated": contender.evaluated,

@@ -117,7 +117,7 @@ class Program:
             return None
         optimizer = {"make": self.make, "evaluated": self.evaluated, "of": trained}
         return self.results.key(
-            cell=self.cell.plain(), contender=optimizer, settings=settings
+            cell=self.cell.fingerprint(), contender=optimizer, settings=settings
         )
 
     def _sweep(self, groups: Sequence[Group], hopeless: float) -> Curve:

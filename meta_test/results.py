@@ -66,10 +66,10 @@ class Sweep(NamedTuple):
 class Results:
     """A folder with a file per sweep, or of other arrays that trainings left.
 
-    A key is the sha256 of the cell, the contender, the seeds, the protocol, the code of
-    this project, the versions of its libraries and the kind of device: what is found
-    under it is what would be computed. Files are arrays and JSON, written whole;
-    several processes may share the folder.
+    A key is the sha256 of the cell and its data, the contender, the seeds, the
+    protocol, the code of this project, the versions of its libraries and the kind of
+    device: what is found under it is what would be computed. Files are arrays and JSON,
+    written whole; several processes may share the folder.
     """
 
     def __init__(
@@ -94,7 +94,14 @@ class Results:
         contender: Any,
         settings: Mapping[str, Any],
     ) -> str | None:
-        """The key of trainings; None if what they are cannot be written down."""
+        """The key of trainings; None if what they are cannot be written down.
+
+        Args:
+            cell: its `meta_test.suites.Cell.fingerprint`, with whatever is trained of
+                it.
+            contender: of which `plain` makes a description.
+            settings: whatever else trainings depend on.
+        """
         content = {
             "cell": cell,
             "contender": contender,

@@ -297,7 +297,7 @@ def _study(storage: "RDBStorage", bench: InParts, search: Search) -> "Study":
 def _study_name(bench: InParts, search: Search) -> str:
     """The cell, and a hash of all that a trial depends on."""
     content = {
-        "cell": bench.cell.plain(),
+        "cell": bench.cell.fingerprint(),
         "num_records": bench.suite.num_records,
         "eval_batches": bench.suite.eval_batches,
         "optimizer": bench.name,

@@ -1,6 +1,7 @@
 """What a suite is: a frozen, versioned list of conditions to judge optimizers under."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -74,7 +75,11 @@ class Cell:
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *specs)
 
     def plain(self) -> dict[str, Any]:
-        """All that defines the condition, defaults included, as JSON can hold it."""
+        """All that defines the condition, defaults included, as JSON can hold it.
+
+        Data are in it by name, as in the hashes of published suites; where what is
+        kept must not outlive its data, see `fingerprint`.
+        """
         return {
             "task": _described(self.family()),
             "horizon": self.horizon,
@@ -82,6 +87,15 @@ class Cell:
             "sampled": self.sampled,
             "at": dict(self.at),
         }
+
+    def fingerprint(self) -> dict[str, Any]:
+        """`plain`, and the hashes of the data themselves: all that trainings see."""
+        return self.plain() | {"data": self._data_sha256}
+
+    @functools.cached_property
+    def _data_sha256(self) -> list[str]:
+        # Once a cell: keys are asked for twice a contender, and data may be large.
+        return _data_sha256(self.family())
 
     def with_gradients(self, source: str) -> "Cell":
         """The same, fed by a source of gradients of `l2o.gradients`."""
@@ -230,6 +244,25 @@ def _described(family: TaskFamily) -> dict[str, Any]:
             # No published suite has such: they are a caller's own.
             found[field.name] = treelib.sha256(treelib.to_host(value))
     return found
+
+
+def _data_sha256(family: TaskFamily) -> list[str]:
+    """A hash of each data set of a family: of its arrays, and of how they are divided.
+
+    Other arrays of a family are in `_described`.
+    """
+    is_data = lambda node: isinstance(node, Labelled | Text)
+    found = filter(is_data, jax.tree.leaves(family, is_leaf=is_data))
+    return [
+        config_hash(
+            {
+                # Names, and the places where one data set ends and the next begins.
+                "structure": str(jax.tree.structure(data)),
+                "arrays": treelib.sha256(treelib.to_host(data)),
+            }
+        )
+        for data in found
+    ]
 
 
 def _replaced(spec: Any, path: list[str], value: float) -> Any:

@@ -16,8 +16,9 @@ from meta_test.baselines import BASELINES
 from meta_test.evaluate import evaluate
 from meta_test.optimizers import baseline, learned
 from meta_test.results import Indescribable, Results, default_folder, plain
-from meta_test.suites import SUITES
+from meta_test.suites import SUITES, Cell
 from meta_test.sweep import sweep
+from tasks import ImageMLP, load
 from tests.meta_test.problems import Constant, line_suite, sgd
 
 
@@ -113,6 +114,42 @@ def test_whatever_a_training_depends_on_is_in_its_key(tmp_path, trained, monkeyp
 KEY = jax.random.key(0)
 
 
+def test_so_are_the_data_themselves(tmp_path):
+    """What has the same name, and a pixel more or other lengths, is something else."""
+    digits = ImageMLP(load("digits"))
+
+    def key(**changes):
+        data = dataclasses.replace(digits.data, **changes)
+        cell = Cell("a", "", dataclasses.replace(digits, data=data), horizon=10)
+        # In a family around it as well, and with the name that is published.
+        fed = cell.with_gradients("forward_gradient")
+        assert (cell.hash, fed.hash) == published
+        cells = cell, fed
+        results = Results(tmp_path, print)
+        return tuple(
+            results.key(cell=one.fingerprint(), contender=None, settings={})
+            for one in cells
+        )
+
+    plain_cell = Cell("a", "", digits, horizon=10)
+    published = (
+        plain_cell.hash,
+        plain_cell.with_gradients("forward_gradient").hash,
+    )
+    pixels = digits.data.inputs
+    brighter = pixels["train"].at[5, 3, 2, 0].add(1)
+    train, *others = digits.data.counts
+    cut = ((train[0] - 1, 1), *((count[0] - 1, 1) for count in others))
+    keys = [
+        key(),
+        key(inputs={**pixels, "train": brighter}),
+        key(labels={**digits.data.labels, "outer_test": digits.data.labels["train"]}),
+        key(counts=cut),
+    ]
+    assert key() == keys[0]
+    assert len(set(sum(keys, ()))) == 2 * len(keys)
+
+
 def test_what_is_damaged_is_made_again(tmp_path, trained, said):
     first = judged(tmp_path, said)
     for number, file in enumerate(sorted(tmp_path.iterdir())):
@@ -166,11 +203,14 @@ def test_every_baseline_and_cell_can_be_kept(tmp_path):
     results = Results(tmp_path, print)
     cells = SUITES["digits"].cells
     keys = [
-        results.key(cell=cells[0].plain(), contender=baseline(name).make, settings={})
+        results.key(
+            cell=cells[0].fingerprint(), contender=baseline(name).make, settings={}
+        )
         for name in BASELINES
     ]
     keys += [
-        results.key(cell=cell.plain(), contender=None, settings={}) for cell in cells
+        results.key(cell=cell.fingerprint(), contender=None, settings={})
+        for cell in cells
     ]
     assert None not in keys
     assert len(set(keys)) == len(BASELINES) + len(cells)
