@@ -45,6 +45,8 @@ class Normalised:
 class Speedup:
     """Steps of the reference over those of a contender, to the reference's level.
 
+    Cells without such a level, see `without_level`, are left out.
+
     Attributes:
         interquartile_mean: over all seeds of all cells, with its 95 % interval.
         bounded: the share of trainings that missed the target, so that their speedup
@@ -68,17 +70,17 @@ class Across:
         contender: its name.
         train: normalised final train losses, of what was tuned for them.
         test: normalised final test losses, of what was tuned on validation data.
-        speedup: in steps; None without the reference.
+        speedup: in steps; None without the reference, or where it has no level.
         wall_clock_speedup: the same in seconds, by the measured cost of a step.
         better_train: on how many cells its median train loss is below the reference's.
-        not_worse_test: on how many cells its median test loss is not above the
-            reference's.
+        not_worse_test: on how many cells its median test loss is finite and not above
+            the reference's.
         train_against_reference: the paired comparison of train losses.
         test_against_reference: the same of test losses.
         diverged: how many trainings of the comparison did.
         trainings: of how many.
-        profile: share of cells on which its median steps to the target are within each
-            of `FACTORS` of the fewest of all contenders.
+        profile: share of the cells with a target on which its median steps to there are
+            within each of `FACTORS` of the fewest of all contenders; None without any.
     """
 
     contender: str
@@ -99,11 +101,21 @@ def across(report: Report) -> tuple[Across, ...]:
     """Statistics over all cells, in the order of the contenders.
 
     Intervals are of the stratified bootstrap over seeds and cells. The target of
-    speedups and profiles is where the reference's median train curve ends.
+    speedups and profiles is where the reference's median train curve ends; where that
+    diverged there is none, and the cell is left out of them.
     """
     if report not in _KNOWN:
         _KNOWN[report] = _all(report)
     return _KNOWN[report]
+
+
+def without_level(report: Report) -> tuple[str, ...]:
+    """Cells on which the median training of the reference diverged; none without it."""
+    return tuple(
+        row.cell
+        for row in report.rows
+        if row.contender == REFERENCE and row.steps_to_reference is None
+    )
 
 
 # Resampling takes seconds, and text, pictures and page all ask for it.
@@ -117,8 +129,11 @@ def _all(report: Report) -> tuple[Across, ...]:
     rows = {name: [_row(report, c, name) for c in report.suite.cells] for name in names}
     reference = rows.get(REFERENCE)
     profiles = None
-    if reference is not None:
-        costs = [[float(quantile(_steps(r), 0.5)) for r in rows[n]] for n in names]
+    if reference is not None and any(map(_has_level, reference)):
+        costs = [
+            [float(quantile(_steps(row), 0.5)) for row in rows[name] if _has_level(row)]
+            for name in names
+        ]
         profiles = performance_profile(costs, FACTORS)
     return tuple(
         _across(report, name, rows, None if profiles is None else profiles[i])
@@ -136,15 +151,22 @@ def _across(
     horizons = [cell.horizon for cell in report.suite.cells]
     against = {}
     if reference is not None:
+        races = [
+            race
+            for race in zip(reference, ours, horizons, strict=True)
+            if _has_level(race[0])
+        ]
         against = {
-            "speedup": _speedup(reference, ours, horizons, wall_clock=False),
-            "wall_clock_speedup": _speedup(reference, ours, horizons, wall_clock=True),
+            "speedup": _speedup(races, wall_clock=False),
+            "wall_clock_speedup": _speedup(races, wall_clock=True),
             "better_train": sum(
                 mine.train_loss.median < theirs.train_loss.median
                 for mine, theirs in zip(ours, reference, strict=True)
             ),
             "not_worse_test": sum(
-                mine.test_loss.median <= theirs.test_loss.median
+                # Where both diverged, that is infinity on either side.
+                math.isfinite(mine.test_loss.median)
+                and mine.test_loss.median <= theirs.test_loss.median
                 for mine, theirs in zip(ours, reference, strict=True)
             ),
             "train_against_reference": _compared(ours, reference, "train"),
@@ -202,20 +224,24 @@ def _normalised(
     )
 
 
+def _has_level(row: Row) -> bool:
+    """Whether the reference ends somewhere on the cell of a row."""
+    return row.steps_to_reference is not None
+
+
 def _steps(row: Row) -> np.ndarray:
     assert row.steps_to_reference is not None
     return row.steps_to_reference
 
 
 def _speedup(
-    reference: Sequence[Row],
-    ours: Sequence[Row],
-    horizons: Sequence[int],
-    *,
-    wall_clock: bool,
-) -> Speedup:
+    races: Sequence[tuple[Row, Row, int]], *, wall_clock: bool
+) -> Speedup | None:
+    """Of cells with a level: the reference, the contender, and the steps of both."""
+    if not races:
+        return None
     found, least = [], []
-    for theirs, mine, horizon in zip(reference, ours, horizons, strict=True):
+    for theirs, mine, horizon in races:
         speed = speedups(_steps(theirs), _steps(mine), horizon)
         cost = theirs.seconds_per_step / mine.seconds_per_step if wall_clock else 1.0
         # The bound of what is late, close to 1, is not for what will never be there.
@@ -224,7 +250,7 @@ def _speedup(
         missed = np.isinf(_steps(mine)) & np.isfinite(_steps(theirs))
         least.append(np.where(missed, 0.0, found[-1]))
     mean = lambda tasks: interquartile_mean(np.concatenate(tasks))
-    missed = np.concatenate([~np.isfinite(_steps(row)) for row in ours])
+    missed = np.concatenate([~np.isfinite(_steps(mine)) for _, mine, _ in races])
     return Speedup(
         interquartile_mean=stratified_bootstrap(found, mean, over_tasks=True),
         bounded=float(missed.mean()),

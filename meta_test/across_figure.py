@@ -30,7 +30,8 @@ def write(report: Report, folder: Path) -> tuple[Path, ...]:
         folder: made when it does not exist; older pictures in it are replaced.
 
     Returns:
-        Their paths; none when the reference does not take part, to which both compare.
+        Their paths; none when the reference, to which both compare, does not take part
+        or diverges on all cells.
     """
     found, styles = across(report), strokes(report)
     if not any(one.speedup for one in found):

@@ -190,8 +190,9 @@ class Row:
         seconds_per_step: of a training on one device, without its evaluations; on CPUs
             those of a processor.
         steps_to_reference: `[seeds]` of `fitted`, to where the reference's median train
-            curve ends; infinite for those that never get there, None when the reference
-            does not take part.
+            curve ends; infinite for those that never get there. None when the reference
+            does not take part, or when its median training diverged: then there is no
+            level to get to, and no contender has failed to.
     """
 
     cell: str
@@ -462,12 +463,14 @@ def _timed(run: Callable[[], Curve]) -> tuple[Curve, Cost]:
 
 
 def _with_steps(rows: Sequence[Row], cell: Cell, suite: Suite) -> list[Row]:
-    """The rows of a cell, with their steps to the level of the reference."""
+    """The rows of a cell, with their steps to the level of the reference, if any."""
     reference = next((row for row in rows if row.contender == REFERENCE), None)
     if reference is None:
         return list(rows)
     best = reference.fitted
     target = statistics.final_level(best.curve.train_loss, best.diverged)
+    if not math.isfinite(target):
+        return list(rows)
     every = cell.horizon // suite.num_records
 
     def steps(row: Row) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from meta_test import across_figure, card, card_figure, guards, spreadsheet
-from meta_test.across import FACTORS, across
+from meta_test.across import FACTORS, across, without_level
 from meta_test.aggregates import Comparison, Interval
 from meta_test.card import Card
 from meta_test.evaluate import REFERENCE, Chosen, Report, Row
@@ -53,7 +53,9 @@ CONVENTIONS = {
     "rates, `protocol.rates` of them where that is not 0, or, where "
     "`protocol.random_settings` is not 0, so many random settings",
     "steps_to_reference": f"steps until the smoothed train curve is where the best "
-    f"{REFERENCE}'s median curve ends; null means more than `bound` steps. "
+    f"{REFERENCE}'s median curve ends; null means more than `bound` steps, or, "
+    f"in the place of all, that {REFERENCE}'s median training diverged: such cells, in "
+    "`across.without_level`, are left out of speedups and profiles. "
     "seconds_to_reference: the same times seconds_per_step",
     "seconds_per_step": "of one training on one device, without its evaluations; on "
     "CPUs those of a processor. Measured once: intervals do not hold its noise",
@@ -189,6 +191,7 @@ def as_json(
         "rows": [_row(report, row) for row in report.rows],
         "across": {
             "factors": FACTORS,
+            "without_level": without_level(report),
             "contenders": [_plain(one) for one in across(report)],
         },
         "summary": summary(report).splitlines(),

@@ -5,7 +5,7 @@ from typing import TextIO, get_args
 
 import numpy as np
 
-from meta_test.across import Across, Normalised, Speedup, across
+from meta_test.across import Across, Normalised, Speedup, across, without_level
 from meta_test.aggregates import Comparison, Interval
 from meta_test.evaluate import REFERENCE, Chosen, ComparedSplit, Report, Row
 from meta_test.optimizers import Contender
@@ -39,8 +39,9 @@ multiplied by a factor that was chosen as learning rates are. Hand-designed: lea
 rates, or random settings, were chosen at other seeds than these, by median final loss:
 on training data for the columns of training, on validation data for those of test,
 which no choice has seen. (edge): the best was the first or last of them. Steps: to
-where the best {REFERENCE}'s median train curve ends; >N: not within N steps. us/step:
-microseconds of a step of training, without evaluations (on CPUs of a processor)."""
+where the best {REFERENCE}'s median train curve ends; >N: not within N steps; -: it
+diverged. us/step: microseconds of a step of training, without evaluations (on CPUs of
+a processor)."""
 
 ACROSS = (
     "optimizer",
@@ -74,7 +75,15 @@ def plain_text(report: Report) -> str:
 
 def overall(report: Report) -> str:
     """A line a contender over all cells, and what the columns mean."""
-    return f"{aligned([ACROSS, *map(_across_line, across(report))])}\n{ACROSS_NOTES}"
+    text = f"{aligned([ACROSS, *map(_across_line, across(report))])}\n{ACROSS_NOTES}"
+    left_out = without_level(report)
+    if not left_out:
+        return text
+    return (
+        f"{text}\nLeft out of speedups, as {REFERENCE}'s median training diverged and "
+        f"has no level: {len(left_out)} of {len(report.suite.cells)} cells\n"
+        f"({'; '.join(left_out)})."
+    )
 
 
 def _across_line(one: Across) -> tuple[str, ...]:

@@ -82,13 +82,15 @@ class Measured(NamedTuple):
 
 
 def converges(report: Report, contender: str) -> Wish:
-    """The share of trainings that reach where tuned Adam ends."""
-    rows = _rows(report, contender)
-    steps = [r.steps_to_reference for r in rows if r.steps_to_reference is not None]
+    """The share of trainings that reach where tuned Adam ends, if it does."""
+    steps, diverged = [], 0
+    for row in _rows(report, contender):
+        if row.steps_to_reference is not None:
+            steps.append(row.steps_to_reference)
+            diverged += int(row.fitted.diverged.sum())
     if not steps:
-        return _without_reference("converges")
+        return _without_level("converges")
     reached = np.isfinite(np.concatenate(steps))
-    diverged = sum(int(row.fitted.diverged.sum()) for row in rows)
     return _wish(
         "converges",
         reached.mean(),
@@ -125,7 +127,7 @@ def any_weights(measured: Sequence[Measured]) -> Wish:
 def fast(across: Across) -> Wish:
     """The speedup over tuned Adam."""
     if across.speedup is None or across.wall_clock_speedup is None:
-        return _without_reference("fast")
+        return _without_level("fast")
     steps = across.speedup.interquartile_mean
     seconds = across.wall_clock_speedup.interquartile_mean
     missed, least = across.speedup.bounded, across.speedup.least
@@ -243,6 +245,11 @@ def _wish(
 ) -> Wish:
     finite = {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
     return Wish(name, None if score is None else float(score), shown, detail, finite)
+
+
+def _without_level(name: str) -> Wish:
+    detail = f"{REFERENCE} does not take part in the report, or diverges on all cells"
+    return _wish(name, None, "-", detail)
 
 
 def _without_reference(name: str) -> Wish:

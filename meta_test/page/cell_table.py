@@ -63,7 +63,7 @@ def _columns(found: Findings) -> list[Named]:
                     f"steps to {found.reference}",
                     f"Until the train loss is where the median training of the best "
                     f"{found.reference} ends: the median and its quartiles. >N: not "
-                    "within N steps.",
+                    "within N steps; -: that training diverged.",
                 ),
                 lambda row: _took(row["steps_to_reference"], "{:,.0f}".format),
             )
@@ -129,7 +129,9 @@ def _quartiles(values: Tree) -> Entry:
     return Entry(spread(low, middle, high), middle)
 
 
-def _took(steps: Tree, told: Callable[[float], str]) -> Entry:
+def _took(steps: Tree | None, told: Callable[[float], str]) -> Entry:
+    if steps is None:
+        return Entry("-", math.nan)
     low, middle, high = (
         math.inf if steps[k] is None else as_float(steps[k])
         for k in ("q25", "median", "q75")

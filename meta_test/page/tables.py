@@ -132,14 +132,25 @@ def overall(found: Findings) -> Html:
         [optimizer(found, name), *(fill(one) for _, fill in chosen)]
         for name, one in found.across.items()
     ]
-    return markup(table("All cells", columns, lines), glossary(columns))
+    left_out = found.tree["across"]["without_level"]
+    note = tag(
+        "p",
+        f"Left out of speedups, as {reference}'s median training diverged and has no "
+        f"level: {len(left_out)} of {len(found.cells)} cells ({'; '.join(left_out)}).",
+        class_="quiet",
+    )
+    return markup(
+        table("All cells", columns, lines), note if left_out else "", glossary(columns)
+    )
 
 
 def _normalised(loss: Tree | None) -> Entry:
     return _interval(None if loss is None else loss["interquartile_mean"])
 
 
-def _speedup(speedup: Tree) -> Entry:
+def _speedup(speedup: Tree | None) -> Entry:
+    if speedup is None:
+        return Entry("-", math.nan)
     shown, value, _ = _interval(speedup["interquartile_mean"])
     missed = as_float(speedup["bounded"])
     bound = tag("small", f"{100 * missed:.0f} % at most") if missed else ""

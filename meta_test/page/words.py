@@ -139,6 +139,8 @@ def _verdict(comparison: Tree) -> str:
 def _speed(found: Findings, name: str, reference: str) -> Html:
     one = found.across[name]
     steps, seconds = one["speedup"], one["wall_clock_speedup"]
+    if steps is None:
+        return markup(f"{reference} diverges on all cells, and has no level to reach.")
     parts = [
         f"To where {reference} ends it gets ",
         _times(steps["interquartile_mean"]),

@@ -9,14 +9,17 @@ import jax
 import numpy as np
 import pytest
 
-from meta_test.across import FACTORS, across
+from meta_test import across_figure
+from meta_test.across import FACTORS, across, without_level
 from meta_test.across_figure import draw_speedup
 from meta_test.evaluate import PROTOCOL, Chosen, Report, Row
 from meta_test.figure import strokes
 from meta_test.inner_loop import Curve, Evaluation
+from meta_test.page import page
 from meta_test.report import as_json
 from meta_test.statistics import diverged
-from meta_test.wishes import fast
+from meta_test.table import plain_text
+from meta_test.wishes import converges, fast
 from tests.meta_test.problems import line_suite, sgd
 
 
@@ -40,7 +43,10 @@ def chosen(train: Any, test: Any, initial: float = 10.0) -> Chosen:
 
 
 def report(*rows: tuple[str, str, Any, Any, Any, float]) -> Report:
-    """Rows of (cell, contender, train, test, steps, seconds); "mine" is learned."""
+    """Rows of (cell, contender, train, test, steps, seconds); "mine" is learned.
+
+    Steps are None where Adam has no level.
+    """
     suite = line_suite()
     cells = dict.fromkeys(row[0] for row in rows)
     names = dict.fromkeys(row[1] for row in rows)
@@ -51,7 +57,9 @@ def report(*rows: tuple[str, str, Any, Any, Any, float]) -> Report:
     made = []
     for cell, name, train, test, steps, seconds in rows:
         best = chosen(np.broadcast_to(train, SEEDS), np.broadcast_to(test, SEEDS))
-        reached = np.broadcast_to(np.asarray(steps, float), SEEDS)
+        reached = None
+        if steps is not None:
+            reached = np.broadcast_to(np.asarray(steps, float), SEEDS)
         made.append(Row(cell, name, None, best, best, seconds, reached))
     contenders = tuple(sgd(name, 0.1, learned=name == "mine") for name in names)
     return Report(suite, PROTOCOL, contenders, tuple(made))
@@ -124,12 +132,6 @@ def test_what_diverges_is_no_faster_than_nothing():
     assert (fast(adam).score, fast(adam).shown) == (0.5, "1x")
     # One in ten is among those that are cut off.
     assert (fast(mine).score, fast(mine).shown) == (0.75, "3x")
-    both = report(
-        ("a", "mine", 12.0, 12.0, INF, 1.0), ("a", "adam", 12.0, 12.0, INF, 1.0)
-    )
-    for one in across(both):
-        assert one.speedup is not None
-        assert one.speedup.interquartile_mean == (1.0, 1.0, 1.0)
     alone = report(
         ("a", "mine", 12.0, 12.0, INF, 1.0), ("a", "adam", 1.0, 1.0, 20, 1.0)
     )
@@ -139,6 +141,60 @@ def test_what_diverges_is_no_faster_than_nothing():
     assert mine.wall_clock_speedup.interquartile_mean == (0.0, 0.0, 0.0)
     # An axis in logarithms has a place for it.
     draw_speedup(found, strokes(alone)).savefig(io.BytesIO())
+
+
+DIVERGED_ADAM = (
+    ("c", "mine", 1.0, 1.0, None, 2.0),
+    ("c", "adam", 12.0, 12.0, None, 1.0),
+    ("c", "sgd", 12.0, 12.0, None, 1.0),
+)
+"""A cell on which the first converges, and nothing else does."""
+
+
+def test_a_cell_where_the_reference_diverges_is_no_race():
+    """It has no level: whoever converges has neither reached nor missed one."""
+    two = [
+        (row.cell, row.contender, 1.0, 1.0, steps, 1.0)
+        for row, steps in zip(TWO_CELLS.rows, (5, 20, INF, 10, 20, INF), strict=True)
+    ]
+    found = report(*two, *DIVERGED_ADAM)
+    assert without_level(TWO_CELLS) == ()
+    assert without_level(found) == ("c",)
+    mine, adam, sgd_ = across(found)
+    assert mine.speedup is not None
+    assert mine.wall_clock_speedup is not None
+    # 20/5 and 20/10, five times each, of which the middle six are left; the ratio of
+    # the costs on "c" is not among those in seconds.
+    assert mine.speedup.interquartile_mean.estimate == pytest.approx(3.0)
+    assert mine.wall_clock_speedup.interquartile_mean.estimate == pytest.approx(3.0)
+    assert mine.speedup.bounded == 0.0
+    assert mine.profile == (1.0,) * len(FACTORS)
+    assert adam.profile is not None
+    assert adam.profile[-1] == 1.0
+    assert sgd_.speedup is not None
+    assert sgd_.speedup.bounded == 1.0
+    wish = converges(found, "mine")
+    assert (wish.score, wish.values["trainings"]) == (1.0, 10)
+    assert converges(found, "sgd").score == 0.0
+    # Losses are compared there all the same; two infinite ones are no success.
+    assert (mine.better_train, mine.not_worse_test) == (1, 3)
+    assert (adam.not_worse_test, sgd_.not_worse_test) == (2, 2)
+    tree = as_json(found)
+    assert tree["across"]["without_level"] == ["c"]
+    assert tree["rows"][-1]["steps_to_reference"] is None
+    assert "has no level: 1 of 3 cells\n(c)." in plain_text(found)
+    assert "has no level: 1 of 3 cells (c)." in page(tree)
+
+
+def test_a_reference_that_diverges_everywhere_races_nobody(tmp_path):
+    found = report(*DIVERGED_ADAM)
+    for one in across(found):
+        assert (one.speedup, one.wall_clock_speedup, one.profile) == (None,) * 3
+        wishes = converges(found, one.contender), fast(one)
+        assert [wish.score for wish in wishes] == [None, None]
+    assert across(found)[0].better_train == 1
+    assert "and has no level to reach" in page(as_json(found))
+    assert across_figure.write(found, tmp_path) == ()
 
 
 def test_against_the_reference():

@@ -130,6 +130,13 @@ def test_without_the_reference_there_are_no_steps_to_it():
     assert row.fitted.accuracies("train") is None
 
 
+def test_a_reference_that_diverges_has_no_level_to_get_to():
+    rows = evaluate([sgd("adam", 3.0), sgd("sgd", 0.5)], line_suite()).rows
+    assert rows[0].fitted.diverged.all()
+    assert not rows[1].fitted.diverged.any()
+    assert [row.steps_to_reference for row in rows] == [None, None]
+
+
 def test_a_second_evaluation_compiles_nothing():
     contenders = [baseline("sgd"), sgd("plain", 0.1)]
     evaluate(contenders, line_suite())
