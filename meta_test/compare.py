@@ -78,6 +78,46 @@ class Paired:
     overall: Mapping[ComparedSplit, Comparison]
 
 
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How optimizers were tuned and trained otherwise in two reports.
+
+    Attributes:
+        what: dotted, where it is in a report, or under its `provenance`.
+        a: what the first report has there; None for nothing.
+        b: what the second has.
+    """
+
+    what: str
+    a: Any
+    b: Any
+
+    def __str__(self) -> str:
+        a, b = ("none" if value is None else value for value in (self.a, self.b))
+        return f"{self.what}: {a} in A, {b} in B"
+
+
+def differences(a: Tree, b: Tree) -> tuple[Difference, ...]:
+    """All differences of protocol, versions and device between two reports.
+
+    None makes a comparison impossible, but a verdict may be theirs: who had more rates
+    to choose from, or another library, is not the better optimizer for that.
+    """
+    found = []
+    for part in ("protocol", "versions", "device"):
+        tables = (
+            (tree if part == "protocol" else tree.get("provenance", {})).get(part, {})
+            for tree in (a, b)
+        )
+        first, second = tables
+        found += [
+            Difference(f"{part}.{name}", first.get(name), second.get(name))
+            for name in dict.fromkeys([*first, *second])
+            if first.get(name) != second.get(name)
+        ]
+    return tuple(found)
+
+
 def compare_reports(
     a: Tree, b: Tree, *, optimizer: str = "", against: str = ""
 ) -> tuple[Paired, ...]:
@@ -202,8 +242,13 @@ def _losses(tree: Tree, cell: str, name: str, split: ComparedSplit) -> np.ndarra
     return np.asarray([math.inf if gone else float(loss) for gone, loss in losses])
 
 
-def print_pairs(pairs: Sequence[Paired], stream: TextIO) -> None:
-    """Prints a table a pair, the rule, and then the verdicts."""
+def print_pairs(
+    pairs: Sequence[Paired], stream: TextIO, unlike: Sequence[Difference] = ()
+) -> None:
+    """Prints a line a difference, a table a pair, the rule, and then the verdicts."""
+    if unlike:
+        print("The reports differ in more than their optimizers:", file=stream)
+        print(*(f"  {one}" for one in unlike), "", sep="\n", file=stream)
     for pair in pairs:
         print(f"{pair.b} in B against {pair.a} in A", file=stream)
         print_table([_CELL_COLUMNS, *_cell_lines(pair)], stream)
@@ -244,11 +289,14 @@ def _overall_lines(pair: Paired) -> list[tuple[str, ...]]:
     return lines
 
 
-def as_json(pairs: Sequence[Paired]) -> dict[str, Any]:
-    """The pairs as a tree that strict JSON can hold; 'inf' is infinite."""
+def as_json(
+    pairs: Sequence[Paired], unlike: Sequence[Difference] = ()
+) -> dict[str, Any]:
+    """Pairs and differences as a tree that strict JSON can hold; 'inf' is infinite."""
     tree = {
         "rule": " ".join(RULE.split()),
         "level": LEVEL,
+        "differences": list(map(dataclasses.asdict, unlike)),
         "pairs": [
             {
                 "a": pair.a,

@@ -177,12 +177,14 @@ def tune(
 
 def compare(*, a: Path, b: Path, optimizer: str, against: str, as_json: bool) -> int:
     """`l2o compare`: two reports of `l2o eval`, paired by cell and seed."""
+    first, second = _read_report(a), _read_report(b)
     pairs = comparisons.compare_reports(
-        _read_report(a), _read_report(b), optimizer=optimizer, against=against
+        first, second, optimizer=optimizer, against=against
     )
-    print_json(as_json, comparisons.as_json(pairs))
+    unlike = comparisons.differences(first, second)
+    print_json(as_json, comparisons.as_json(pairs, unlike))
     if not as_json:
-        comparisons.print_pairs(pairs, sys.stdout)
+        comparisons.print_pairs(pairs, sys.stdout, unlike)
     return 0
 
 

@@ -7,7 +7,14 @@ import json
 import numpy as np
 import pytest
 
-from meta_test.compare import RULE, as_json, compare_reports, print_pairs
+from meta_test.compare import (
+    RULE,
+    Difference,
+    as_json,
+    compare_reports,
+    differences,
+    print_pairs,
+)
 from meta_test.evaluate import evaluate
 from meta_test.report import as_json as report_as_json
 from meta_test.suites import Cell, Suite
@@ -119,6 +126,39 @@ def changed(report, change):
     tree = copy.deepcopy(report)
     change(tree)
     return tree
+
+
+def more_tuning(tree):
+    tree["protocol"] |= {"rates": 14, "tuning_seeds": [1_000_000]}
+    tree["provenance"]["versions"]["jax"] = "0.0.1"
+    del tree["provenance"]["device"]["count"]
+
+
+def test_other_tuning_and_other_versions_are_said_first(reports):
+    a, b = reports
+    assert differences(a, b) == ()
+    found = differences(a, changed(b, more_tuning))
+    jax, count = (
+        a["provenance"][part][name]
+        for part, name in (("versions", "jax"), ("device", "count"))
+    )
+    assert found == (
+        Difference("protocol.tuning_seeds", [1_000_000, 1_000_001, 1_000_002], [10**6]),
+        Difference("protocol.rates", 0, 14),
+        Difference("versions.jax", jax, "0.0.1"),
+        Difference("device.count", count, None),
+    )
+    stream = io.StringIO()
+    print_pairs(compare_reports(a, b), stream, found)
+    head, *lines = stream.getvalue().splitlines()
+    assert head.startswith("The reports differ in more than")
+    assert "  protocol.rates: 0 in A, 14 in B" in lines[:4]
+    assert f"  device.count: {count} in A, none in B" in lines[:4]
+    assert lines[4:6] == ["", "sgd in B against sgd in A"]
+    tree = as_json((), found)
+    assert tree["differences"][1] == {"what": "protocol.rates", "a": 0, "b": 14}
+    # Reports of before have no such table.
+    assert differences(a, changed(a, lambda tree: tree.pop("provenance")))
 
 
 def rename(tree):
