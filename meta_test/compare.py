@@ -105,11 +105,10 @@ def differences(a: Tree, b: Tree) -> tuple[Difference, ...]:
     """
     found = []
     for part in ("protocol", "versions", "device"):
-        tables = (
+        first, second = (
             (tree if part == "protocol" else tree.get("provenance", {})).get(part, {})
             for tree in (a, b)
         )
-        first, second = tables
         found += [
             Difference(f"{part}.{name}", first.get(name), second.get(name))
             for name in dict.fromkeys([*first, *second])

@@ -58,11 +58,13 @@ ACROSS_NOTES = f"""\
 Over all cells and seeds: interquartile means [95 % bootstrap interval over seeds and
 cells]. Normalised: 0 where the best tuned baseline ends, 1 at the initial parameters
 and above. Speedup: steps of {REFERENCE} to its own final level over those of this one,
-by seed; N % <: so many missed the level and enter with a bound, above which they are
-not, or, where they diverged and {REFERENCE} did not, as 0. In seconds: by the measured
-cost of a step. Vs {REFERENCE}: the probability of a lower loss at the same seed, and a
-verdict: better or worse where its interval leaves out one half and a sign-flip test
-rejects at 5 %, each for itself: of 20 comparisons of equals one may have a verdict."""
+by seed; N % <, >= L: so many missed the level and enter with a bound, above which they
+are not, or, where they diverged and {REFERENCE} did not, as 0; if all of them entered
+as 0 where {REFERENCE} is there, the mean would be L, and the interval covers neither
+doubt. In seconds: by the measured cost of a step. Vs {REFERENCE}: the probability of a
+lower loss at the same seed, and a verdict: better or worse where its interval leaves
+out one half and a sign-flip test rejects at 5 %, each for itself: of 20 comparisons of
+equals one may have a verdict."""
 
 
 def plain_text(report: Report) -> str:
@@ -93,8 +95,10 @@ def _across_line(one: Across) -> tuple[str, ...]:
     def speedup(value: Speedup | None) -> str:
         if value is None:
             return "-"
-        bounded = f", {value.bounded:.0%} <" if value.bounded else ""
-        return _interval(value.interquartile_mean) + bounded
+        if not value.bounded:
+            return _interval(value.interquartile_mean)
+        ends = f"{value.bounded:.0%} <, >= {value.least:.3g}"
+        return f"{_interval(value.interquartile_mean)}, {ends}"
 
     def compared(value: Comparison | None) -> str:
         if value is None:

@@ -83,7 +83,9 @@ def overall(found: Findings) -> Html:
                     "of this one, by seed: the interquartile mean and its interval. "
                     "N % at most: so many trainings missed the level and count as if "
                     "they had reached it at their last step, or as 0 where they "
-                    f"diverged and {reference} did not.",
+                    f"diverged and {reference} did not. ≥ L: the mean, if all of them "
+                    f"counted as 0 where {reference} is there; the interval says "
+                    "nothing of this doubt.",
                     "high",
                 ),
                 lambda one: _speedup(one["speedup"]),
@@ -153,7 +155,10 @@ def _speedup(speedup: Tree | None) -> Entry:
         return Entry("-", math.nan)
     shown, value, _ = _interval(speedup["interquartile_mean"])
     missed = as_float(speedup["bounded"])
-    bound = tag("small", f"{100 * missed:.0f} % at most") if missed else ""
+    if not missed:
+        return Entry(shown, value)
+    least = number(as_float(speedup["least"]))
+    bound = tag("small", f"{100 * missed:.0f} % at most, ≥ {least}")
     return Entry(markup(shown, " ", bound), value)
 
 

@@ -160,7 +160,9 @@ def _speed(found: Findings, name: str, reference: str) -> Html:
         parts.append(
             f" {100 * missed:.0f} % of its trainings never got there; but for those "
             "that diverged, which count as 0, they count as if they had at their last "
-            "step, which flatters it."
+            "step, which flatters it. If all of them counted as 0 where "
+            f"{reference} is there, it would be {number(as_float(steps['least']))} "
+            "times in steps."
         )
     return markup(*parts)
 

@@ -18,7 +18,7 @@ from meta_test.inner_loop import Curve, Evaluation
 from meta_test.page import page
 from meta_test.report import as_json
 from meta_test.statistics import diverged
-from meta_test.table import plain_text
+from meta_test.table import overall, plain_text
 from meta_test.wishes import converges, fast
 from tests.meta_test.problems import line_suite, sgd
 
@@ -236,6 +236,26 @@ def test_without_a_reference_or_a_baseline():
     (mine,) = across(report(("a", "mine", 1.0, 1.0, 5, 1.0)))
     assert (mine.train, mine.test, mine.speedup, mine.profile) == (None,) * 4
     assert (mine.better_train, mine.train_against_reference) == (None, None)
+
+
+def test_the_other_end_of_a_bounded_speedup_is_printed():
+    """Two of five are late; they enter as 1, and as 0 at the other end."""
+    late = report(
+        ("a", "mine", 1.0, 1.0, [10, 10, 10, INF, INF], 1.0),
+        ("a", "adam", 2.0, 2.0, 20, 1.0),
+    )
+    mine, _ = across(late)
+    assert mine.speedup is not None
+    # Of five values one is cut at each end: 1, 2, 2 are left, or 0, 2, 2.
+    assert mine.speedup.interquartile_mean.estimate == pytest.approx(5 / 3)
+    assert mine.speedup.least == pytest.approx(4 / 3)
+    (line,) = [x for x in overall(late).splitlines() if x.startswith("mine ")]
+    assert line.count(", 40% <, >= 1.33  ") == 2
+    shown = page(as_json(late))
+    assert shown.count("40 % at most, ≥ 1.33") == 2
+    assert "it would be 1.33 times in steps" in shown
+    (line,) = [x for x in overall(late).splitlines() if x.startswith("adam ")]
+    assert ">=" not in line
 
 
 def test_json():
