@@ -175,8 +175,11 @@ def test_whole_numbers_are_sizes():
     assert any(leaf.shape == (4, 2, 3) for leaf in jax.tree.leaves(state))
 
 
-@pytest.mark.parametrize("pruner", ["halving", "hyperband"])
-def test_pruned_trials_are_cut_short(pruner, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("sampler", "pruner"),
+    [("random", "halving"), ("random", "hyperband"), ("tpe", "hyperband")],
+)
+def test_pruned_trials_are_cut_short(sampler, pruner, tmp_path, monkeypatch):
     made = []
 
     def listen(*args, **options):
@@ -185,7 +188,7 @@ def test_pruned_trials_are_cut_short(pruner, tmp_path, monkeypatch):
 
     advance = parts._advance
     monkeypatch.setattr(parts, "_advance", listen)
-    outcome = tune(SGD, SUITE, Search("random", pruner, trials=14), tmp_path)
+    outcome = tune(SGD, SUITE, Search(sampler, pruner, trials=14), tmp_path)
     (tried,) = outcome.cells
     trials = trials_of(tmp_path)
     pruned = [t for t in trials if t.state == TrialState.PRUNED]
