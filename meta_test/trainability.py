@@ -71,6 +71,7 @@ class TrainabilityMap:
         converged: bool; False where nothing was trained yet.
         sums: float32; NaN where nothing was trained yet.
         finite: bool, whether all losses were.
+        fixed: numbers by name that all trainings share, and that could be an axis.
 
     Source: Sohl-Dickstein 2024, "The boundary of neural network trainability is
     fractal", arXiv 2402.06184, and its published code, whose loss is that of all data,
@@ -85,6 +86,7 @@ class TrainabilityMap:
     converged: np.ndarray
     sums: np.ndarray
     finite: np.ndarray
+    fixed: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def trained(self) -> np.ndarray:
@@ -259,6 +261,11 @@ def _growing(
             converged=square(converged),
             sums=square(sums),
             finite=square(finite),
+            fixed={
+                name: float(subject.fixed[name])
+                for name in subject.ranges
+                if name in subject.fixed and name not in (x.name, y.name)
+            },
         )
 
     # Of no steps: it compiles.
@@ -382,6 +389,7 @@ def as_json(found: TrainabilityMap) -> dict[str, Any]:
     return {
         "x": dataclasses.asdict(found.x),
         "y": dataclasses.asdict(found.y),
+        "fixed": dict(found.fixed),
         "trainings": done,
         "share_converged": found.share_converged if done else None,
         "not_finite": done - int((found.finite & found.trained).sum()),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SECONDS = 1.0
 """A frame of a zoom is shown for so long."""
 
-CONVERGED, DIVERGED = "Blues", "Reds"
+CONVERGED, NOT_CONVERGED = "Blues", "Reds"
 """Colour scales of matplotlib, told apart by colour-blind eyes."""
 
 _PALEST = 0.25
@@ -47,7 +47,7 @@ def colours(found: TrainabilityMap) -> np.ndarray:
     shown = np.full((*found.sums.shape, 3), _UNTRAINED)
     for mask, scale in (
         (found.converged, CONVERGED),
-        (found.trained & ~found.converged, DIVERGED),
+        (found.trained & ~found.converged, NOT_CONVERGED),
     ):
         shades = _PALEST + (1.0 - _PALEST) * _ranks(found.sums[mask])
         shown[mask] = colormaps[scale](shades)[:, :3]
@@ -112,18 +112,25 @@ def _paint(
             **{
                 f"{name}ticks": list(ticks),
                 f"{name}ticklabels": list(ticks.values()),
-                f"{name}label": _LABELS.get(axis.name, axis.name.replace("_", " ")),
+                f"{name}label": _label(axis.name),
             }
         )
     axes.tick_params(labelsize=8.5)
     figure.text(0.13, 0.955, _heading(found), fontsize=11.5, fontweight="bold")
     figure.text(0.13, 0.918, as_text(found), fontsize=9, color="#555555")
     _scale(figure, 0.55, CONVERGED, "converged", ("fast", "slowly"))
-    _scale(figure, 0.1, DIVERGED, "diverged", ("at once", "late"))
+    # Among them are those that diverge and those that hardly move.
+    ends = ("grows at once", "late or never")
+    _scale(figure, 0.1, NOT_CONVERGED, "not converged", ends)
 
 
 def _heading(found: TrainabilityMap) -> str:
-    return f"{found.optimizer} on {found.task}, {found.steps:,} steps"
+    fixed = (f", {_label(name)} {value:.3g}" for name, value in found.fixed.items())
+    return f"{found.optimizer} on {found.task}, {found.steps:,} steps{''.join(fixed)}"
+
+
+def _label(name: str) -> str:
+    return _LABELS.get(name, name.replace("_", " "))
 
 
 def _scale(

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from l2o.learned import LearnableSGD
+from meta_test.baselines import BASELINES
 from meta_test.fractal import boundary
 from meta_test.optimizers import learned
 from meta_test.trainability import (
@@ -284,10 +285,28 @@ def test_pictures(quartic, tmp_path):
     axes = figure.axes[0]
     assert axes.get_xlabel() == "learning rate"
     assert [label.get_text() for label in axes.get_yticklabels()] == ["0.1", "1", "10"]
+    titles = [axes.get_title(loc="left") for axes in figure.axes[1:]]
+    # What stays where it began did not diverge.
+    assert titles == ["converged", "not converged"]
     path = tmp_path / "new" / "map.png"
     write([quartic], path)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_is_no_axis_is_in_the_title():
+    """The learning rate, in the middle of its grid; but nothing of what has no axis."""
+    momentum, rates = of_baseline("momentum+constant"), BASELINES["momentum"]
+    axis = momentum.axis("one_minus_momentum", "--x")
+    [found] = whole(QUARTIC, momentum, axis, SCALE, size=4, steps=2)
+    grid = rates.learning_rates
+    middle = grid[len(grid) // 2]
+    assert found.fixed == {"learning_rate": pytest.approx(middle)}
+    assert as_json(found)["fixed"] == found.fixed
+    heading = draw(found).texts[0].get_text()
+    assert heading == (
+        f"momentum+constant on Custom, 2 steps, learning rate {middle:.3g}"
+    )
 
 
 def test_a_film_has_a_frame_a_map(tmp_path):
