@@ -34,14 +34,14 @@ COLUMNS = (
 
 NOTES = f"""\
 Median [interquartile range] over the seeds. Diverged trainings are counted, never
-dropped: loss inf, accuracy 0. * learned, nothing tuned; x rate: with its updates
-multiplied by a factor that was chosen as learning rates are. Hand-designed: learning
-rates, or random settings, were chosen at other seeds than these, by median final loss:
-on training data for the columns of training, on validation data for those of test,
-which no choice has seen. (edge): the best was the first or last of them. Steps: to
-where the best {REFERENCE}'s median train curve ends; >N: not within N steps; -: it
-diverged. us/step: microseconds of a step of training, without evaluations (on CPUs of
-a processor)."""
+dropped: loss inf, accuracy 0; test: of the rate by validation, where not as many.
+* learned, nothing tuned; x rate: with its updates multiplied by a factor that was
+chosen as learning rates are. Hand-designed: learning rates, or random settings, were
+chosen at other seeds than these, by median final loss: on training data for the columns
+of training, on validation data for those of test, which no choice has seen. (edge): the
+best was the first or last of them. Steps: to where the best {REFERENCE}'s median train
+curve ends; >N: not within N steps; -: it diverged. us/step: microseconds of a step of
+training, without evaluations (on CPUs of a processor)."""
 
 ACROSS = (
     "optimizer",
@@ -143,12 +143,19 @@ def _line(report: Report, row: Row, learned: bool) -> tuple[str, ...]:
         _label(fitted),
         _spread(row.train_loss),
         _steps(report.steps(row)),
-        f"{int(fitted.diverged.sum())}/{len(fitted.diverged)}",
+        _diverged(fitted, validated),
         _label(validated),
         _spread(row.test_loss),
         _spread(None if accuracies is None else quartiles(accuracies)),
         f"{1e6 * row.seconds_per_step:.3g}",
     )
+
+
+def _diverged(fitted: Chosen, validated: Chosen) -> str:
+    """How many did, of what was tuned for training; and for test, if not as many."""
+    train, test = (int(chosen.diverged.sum()) for chosen in (fitted, validated))
+    total = len(fitted.diverged)
+    return f"{train}/{total}" + (f", test {test}/{total}" if test != train else "")
 
 
 def _label(chosen: Chosen) -> str:

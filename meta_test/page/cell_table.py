@@ -79,7 +79,13 @@ def _columns(found: Findings) -> list[Named]:
         )
     return [
         *chosen,
-        (DIVERGED, lambda row: diverged(row["fitted"]["diverged"], row["seeds"])),
+        (
+            DIVERGED._replace(
+                about=f"{DIVERGED.about} Test: of the rate by validation, where "
+                "these are not as many."
+            ),
+            _diverged,
+        ),
         (
             Column(
                 "rate by validation",
@@ -142,6 +148,15 @@ def _took(steps: Tree | None, told: Callable[[float], str]) -> Entry:
 
     ends = "" if low == high else tag("small", f"[{one(low)}, {one(high)}]")
     return Entry(markup(one(middle), " ", ends), middle)
+
+
+def _diverged(row: Tree) -> Entry:
+    train, test = (row[chosen]["diverged"] for chosen in ("fitted", "validated"))
+    entry = diverged(train, row["seeds"])
+    if test == train:
+        return entry
+    shown = markup(entry.shown, " ", tag("small", f"test {test}/{row['seeds']}"))
+    return Entry(shown, entry.value, "bad")
 
 
 def _accuracy(row: Tree) -> Entry:

@@ -18,7 +18,7 @@ from meta_test.inner_loop import Curve, Evaluation
 from meta_test.page import page
 from meta_test.report import as_json
 from meta_test.statistics import diverged
-from meta_test.table import overall, plain_text
+from meta_test.table import cell_rows, overall, plain_text
 from meta_test.wishes import converges, fast
 from tests.meta_test.problems import line_suite, sgd
 
@@ -256,6 +256,20 @@ def test_the_other_end_of_a_bounded_speedup_is_printed():
     assert "it would be 1.33 times in steps" in shown
     (line,) = [x for x in overall(late).splitlines() if x.startswith("adam ")]
     assert ">=" not in line
+
+
+def test_divergence_of_what_was_chosen_by_validation_is_told():
+    found = report(("a", "mine", 1.0, 1.0, 5, 1.0), ("a", "adam", 1.0, 1.0, 5, 1.0))
+    mine, adam = found.rows
+    bad = chosen(np.array([1, 1, 1, 12, INF]), np.ones(SEEDS))
+    worse = dataclasses.replace(bad, label="0.2")
+    found = dataclasses.replace(
+        found, rows=(dataclasses.replace(mine, validated=worse), adam)
+    )
+    first, second = cell_rows(found, found.suite.cells[0])
+    assert (first[0], first[4]) == ("mine *", "0/5, test 2/5")
+    assert second[4] == "0/5"
+    assert page(as_json(found)).count("test 2/5") == 1
 
 
 def test_json():
