@@ -131,11 +131,8 @@ def test_so_are_the_data_themselves(tmp_path):
             for one in cells
         )
 
-    plain_cell = Cell("a", "", digits, horizon=10)
-    published = (
-        plain_cell.hash,
-        plain_cell.with_gradients("forward_gradient").hash,
-    )
+    unchanged = Cell("a", "", digits, horizon=10)
+    published = unchanged.hash, unchanged.with_gradients("forward_gradient").hash
     pixels = digits.data.inputs
     brighter = pixels["train"].at[5, 3, 2, 0].add(1)
     train, *others = digits.data.counts
