@@ -23,8 +23,8 @@ NAMES = sorted(path.parent.name for path in RECORDED.glob("*/training.jsonl"))
 CPU = ["GenuineIntel", "6", "207"]
 """Of the machine that made them: vendor, family, model."""
 
-CHECKED = ["lopt-anytime", "velo-small"]
-"""A minute each; of the others `first_row` tells the same."""
+CHECKED = ["lopt-anytime", "lstm", "velo-small"]
+"""A minute or two each; of the others `first_row` tells the same."""
 
 
 class Idle(GradientEstimator):
