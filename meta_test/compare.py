@@ -112,7 +112,8 @@ def differences(a: Tree, b: Tree) -> tuple[Difference, ...]:
         found += [
             Difference(f"{part}.{name}", first.get(name), second.get(name))
             for name in dict.fromkeys([*first, *second])
-            if first.get(name) != second.get(name)
+            # What a report does not have yet is off, as 0 and False are.
+            if (first.get(name) or None) != (second.get(name) or None)
         ]
     return tuple(found)
 

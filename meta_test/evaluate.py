@@ -65,8 +65,8 @@ class Protocol:
         if self.rates < 0 or self.rates == 1:
             # A single one would be the lowest, and no tuning at all.
             raise ValueError(f"rates must be 0, or several, got {self.rates}")
-        if self.random < 0:
-            raise ValueError(f"random must be 0 or more, got {self.random}")
+        if self.random < 0 or self.random == 1:
+            raise ValueError(f"random must be 0, or several, got {self.random}")
         if self.multipliers < 0 or self.multipliers == 1:
             raise ValueError(
                 f"multipliers must be 0, or several, got {self.multipliers}"
@@ -187,8 +187,8 @@ class Row:
         tuning: its candidates; None where there is one.
         fitted: the candidate with the lowest median train loss.
         validated: the candidate with the lowest median validation loss.
-        seconds_per_step: of a training on one device, without its evaluations; on CPUs
-            those of a processor.
+        seconds_per_step: of a training on one device, without its evaluations where
+            these can be told apart; on CPUs those of a processor.
         steps_to_reference: `[seeds]` of `fitted`, to where the reference's median train
             curve ends; infinite for those that never get there. None when the reference
             does not take part, or when its median training diverged: then there is no
@@ -423,10 +423,13 @@ class _Bench:
 
         run(trials[:0])  # Compiles, so that the time below is that of the trainings.
         curve, whole = _timed(lambda: run(trials))
-        short = Cost(0.0, 0)
-        if measured:
-            # The same evaluations, in the shortest training that has as many records.
-            _, short = _timed(lambda: run(trials, record_every=1))
+        sizes, short = self._settings, Cost(0.0, 0)
+        records, every = sizes["num_records"], sizes["record_every"]
+        # What is given up or not finite has fewer evaluations.
+        if measured and every > 1 and np.all(curve.steps == records * every):
+            # As many, in the shortest training that has these records.
+            again, cost = _timed(lambda: run(trials, record_every=1))
+            short = cost if np.all(again.steps == records) else short
         return Sweep(curve, whole.of_a_step(short))
 
 
@@ -439,11 +442,11 @@ class Cost(NamedTuple):
     def of_a_step(self, short: "Cost") -> float:
         """Seconds of a step: by how much these took longer than `short`, by step.
 
-        What both have in common, like evaluations, drops out. Where nothing is left of
-        the difference but noise, or they are equally long, all seconds are counted.
+        What both have in common, like evaluations, drops out. Where the difference is
+        small enough to be noise, or they are equally long, all seconds are counted.
         """
         seconds, steps = self.seconds - short.seconds, self.steps - short.steps
-        if seconds <= 0.0 or steps <= 0:
+        if seconds <= 0.1 * self.seconds or steps <= 0:
             return self.seconds / max(self.steps, 1)
         return seconds / steps
 

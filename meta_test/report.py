@@ -57,8 +57,9 @@ CONVENTIONS = {
     f"in the place of all, that {REFERENCE}'s median training diverged: such cells, in "
     "`across.without_level`, are left out of speedups and profiles. "
     "seconds_to_reference: the same times seconds_per_step",
-    "seconds_per_step": "of one training on one device, without its evaluations; on "
-    "CPUs those of a processor. Measured once: intervals do not hold its noise",
+    "seconds_per_step": "of one training on one device, without its evaluations where "
+    "these can be told apart; on CPUs those of a processor. Measured once: intervals "
+    "do not hold its noise",
     "curves": "quartiles over seeds of the mean train loss since the last record, and "
     "of evaluations of the parameters, at their `steps`",
 }

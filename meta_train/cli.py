@@ -101,8 +101,8 @@ class Eval(Common):
     """Feed all optimizers from another source than backprop, see l2o list gradients;
     repeatable: every task is then judged with each."""
     rates: int = 0
-    """So many learning rates of each baseline, spread over its range. Default: its
-    grid of half decades."""
+    """So many learning rates of each baseline, two at least, spread over its range.
+    Default: its grid of half decades."""
     random: int = 0
     """In the place of rates, so many random settings of each baseline: the learning
     rate and all that l2o list optimizers gives a range, but for whole numbers."""

@@ -157,6 +157,8 @@ def test_other_tuning_and_other_versions_are_said_first(reports):
     assert lines[4:6] == ["", "sgd in B against sgd in A"]
     tree = as_json((), found)
     assert tree["differences"][1] == {"what": "protocol.rates", "a": 0, "b": 14}
+    # What an older report does not say is off.
+    assert differences(a, changed(a, lambda tree: tree["protocol"].pop("guards"))) == ()
     # Reports of before have no such table.
     assert differences(a, changed(a, lambda tree: tree.pop("provenance")))
 

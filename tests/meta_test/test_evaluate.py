@@ -237,6 +237,7 @@ def test_the_cost_of_a_step_is_that_of_longer_trainings():
     assert Cost(80.0, 100).of_a_step(Cost(0.0, 0)) == pytest.approx(0.8)
     # A clock's noise, trainings that are as short, or none.
     assert Cost(80.0, 100).of_a_step(Cost(90.0, 10)) == pytest.approx(0.8)
+    assert Cost(80.0, 100).of_a_step(Cost(75.0, 10)) == pytest.approx(0.8)
     assert Cost(80.0, 100).of_a_step(Cost(75.0, 100)) == pytest.approx(0.8)
     assert Cost(0.0, 0).of_a_step(Cost(0.0, 0)) == 0.0
 

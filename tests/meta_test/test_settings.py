@@ -141,5 +141,5 @@ def test_random_settings_take_the_place_of_a_grid():
     assert tree["contenders"][0]["candidates"] == list(contender.labels)
     with pytest.raises(ValueError, match=r"rates or random settings, got both, 3 and"):
         Protocol(rates=3, random=2)
-    with pytest.raises(ValueError, match="random must be 0 or more, got -1"):
+    with pytest.raises(ValueError, match="random must be 0, or several, got -1"):
         Protocol(random=-1)
