@@ -121,6 +121,19 @@ def evaluate_params(
     Returns:
         Means over the batches of the splits `train`, `inner_valid` and `test`.
     """
+    return _as_evaluation(_evaluate(task, params, key, num_batches))
+
+
+def _as_evaluation(values: jax.Array) -> Evaluation:
+    """Fields of `[..., 2, 3]`: loss and accuracy of three splits."""
+    shape = values.shape[:-2]
+    # Neighbours in one row: XLA takes them apart and together again for nothing.
+    row = jnp.moveaxis(values, (-2, -1), (0, 1)).reshape(-1)
+    return Evaluation(*(part.reshape(shape) for part in jnp.split(row, 6)))
+
+
+def _evaluate(task: Task, params: Any, key: jax.Array, num_batches: int) -> jax.Array:
+    """The values of `evaluate_params` in one array, which is sooner compiled."""
     splits: tuple[Split, ...] = ("train", "inner_valid", "test")
 
     def body(carry: None, key: jax.Array) -> tuple[None, Any]:
@@ -138,8 +151,7 @@ def evaluate_params(
 
     # Scans and not vmaps: the memory is that of one batch of each split.
     _, values = jax.lax.scan(body, None, jax.random.split(key, num_batches))
-    losses, accuracies = (jnp.mean(x, axis=0) for x in values)
-    return Evaluation(*losses, *accuracies)
+    return jnp.mean(jnp.stack(values), axis=1)
 
 
 class Training(NamedTuple):
@@ -296,7 +308,7 @@ def run(
             losses=state.losses.at[record].set(loss),
         )
 
-    def part(state: _Running, number: jax.Array) -> tuple[_Running, Evaluation]:
+    def part(state: _Running, number: jax.Array) -> tuple[_Running, jax.Array]:
         # Part 0 has no steps: the initial parameters are judged by the code that
         # judges all others, which is compiled once.
         first = jnp.maximum(number - 1, 0) * per_part
@@ -307,13 +319,11 @@ def run(
             training.params,
             evaluated(training.opt_state, training.params),
         )
-        judge = lambda params: evaluate_params(
-            task, params, keys.evaluation, eval_batches
-        )
-        like = jax.eval_shape(judge, params)
-        nothing = lambda _: jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan), like)
+        judge = lambda params: _evaluate(task, params, keys.evaluation, eval_batches)
+        nothing = lambda _: jnp.full((2, 3), jnp.nan)
         found = jax.lax.cond(state.going, judge, nothing, params)
-        above = found.train_loss + hopeless * jnp.abs(found.train_loss)
+        train_loss = _as_evaluation(found).train_loss
+        above = train_loss + hopeless * jnp.abs(train_loss)
         above = jnp.where(jnp.isfinite(hopeless), above, jnp.inf)
         return state._replace(limit=jnp.where(initial, above, state.limit)), found
 
@@ -325,7 +335,10 @@ def run(
         losses=jnp.full((num_records,), jnp.nan),
     )
     last, found = jax.lax.scan(part, state, jnp.arange(evaluations + 1))
-    initial = jax.tree.map(lambda x: x[0], found)
-    found = jax.tree.map(lambda x: x[1:], found)
-    summary = summarised(last.training.opt_state)
-    return Curve(initial, last.losses, found, last.steps, summary)
+    return Curve(
+        initial=_as_evaluation(found[0]),
+        train_loss=last.losses,
+        evaluations=_as_evaluation(found[1:]),
+        steps=last.steps,
+        summary=summarised(last.training.opt_state),
+    )

@@ -1,6 +1,8 @@
 """Many trainings as one compiled program, spread over all devices."""
 
+import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -104,9 +106,9 @@ def sweep(
         ("evaluated", evaluated),
         ("summarised", summarised),
     )
-    curves = _program(settings, structure, shapes)(*given)
+    curves = jax.device_get(_program(settings, structure, shapes)(*given))
     back = np.argsort(order)[:count]
-    return jax.tree.map(lambda x: x[back], jax.device_get(curves))
+    return jax.tree.map(lambda x: x[back], curves.unpack())
 
 
 def run_grid(
@@ -136,6 +138,48 @@ def run_grid(
     return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), curves)
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["arrays"],
+    meta_fields=["structure", "shapes"],
+)
+@dataclasses.dataclass(frozen=True)
+class _Packed:
+    """A tree with all numbers of one type in one array.
+
+    A program is compiled sooner the fewer arrays it hands on.
+
+    Attributes:
+        arrays: `[..., n]` by the name of the type; trees side by side have axes in
+            front.
+        structure: of the tree.
+        shapes: of its leaves, and the names of their types.
+    """
+
+    arrays: dict[str, jax.Array]
+    structure: Any
+    shapes: tuple[tuple[tuple[int, ...], str], ...]
+
+    @classmethod
+    def pack(cls, tree: Any) -> "_Packed":
+        leaves, structure = jax.tree.flatten(tree)
+        by_type: dict[str, list[jax.Array]] = {}
+        for leaf in leaves:
+            by_type.setdefault(leaf.dtype.name, []).append(leaf.reshape(-1))
+        arrays = {name: jnp.concatenate(parts) for name, parts in by_type.items()}
+        return cls(arrays, structure, tuple((x.shape, x.dtype.name) for x in leaves))
+
+    def unpack(self) -> Any:
+        begin = dict.fromkeys(self.arrays, 0)
+        leaves = []
+        for shape, name in self.shapes:
+            end = begin[name] + math.prod(shape)
+            part = self.arrays[name][..., begin[name] : end]
+            leaves.append(part.reshape(*part.shape[:-1], *shape))
+            begin[name] = end
+        return jax.tree.unflatten(self.structure, leaves)
+
+
 PROGRAMS = 32
 """So many compiled programs are kept. A suite may have hundreds, and on CPUs each takes
 500 to 2,000 of the 65,530 pieces of memory that Linux lets a process map."""
@@ -145,7 +189,7 @@ PROGRAMS = 32
 @functools.lru_cache(maxsize=PROGRAMS)  # noqa: TID251
 def _program(
     settings: tuple[tuple[str, Any], ...], structure: Any, shapes: tuple[Any, ...]
-) -> Callable[..., Curve]:
+) -> Callable[..., _Packed]:
     """A program of its own for every shape, so that it can be forgotten alone."""
     del structure, shapes
     return jax.jit(
@@ -164,13 +208,15 @@ def _sweep(
     record_every: jax.Array,
     hopeless: jax.Array,
     **settings: Any,
-) -> Curve:
+) -> _Packed:
     make_optimizer = settings.pop("make_optimizer")
 
-    def one(trial: jax.Array, given: tuple[Any, ...]) -> Curve:
+    # Traced once, for its shapes and for its code.
+    @jax.jit
+    def one(trial: jax.Array, given: tuple[Any, ...]) -> _Packed:
         family, specs, candidates, seeds, record_every, hopeless = given
         candidate, seed = trial
-        return run(
+        curve = run(
             family,
             jax.tree.map(lambda x: x[seed], specs),
             make_optimizer,
@@ -180,11 +226,13 @@ def _sweep(
             hopeless=hopeless,
             **settings,
         )
+        return _Packed.pack(curve)
 
-    def on_device(trials: jax.Array, active: jax.Array, *given: Any) -> Curve:
-        def if_active(each: tuple[jax.Array, jax.Array]) -> Curve:
+    def on_device(trials: jax.Array, active: jax.Array, *given: Any) -> _Packed:
+        like = jax.eval_shape(one, trials[0], given)
+
+        def if_active(each: tuple[jax.Array, jax.Array]) -> _Packed:
             trial, needed = each
-            like = jax.eval_shape(one, trial, given)
             blank = lambda trial: jax.tree.map(
                 lambda x: jnp.zeros(x.shape, x.dtype), like
             )
