@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2o.config import require_positive_int
+from l2o.config import require_positive_int, require_range
 from l2o.learned.accumulators import TensorStats, init_stats
 from l2o.learned.base import (
     LearnedOptimizer,
     Theta,
     require_num_steps,
     require_params,
+    require_value,
 )
 from l2o.learned.groups import group_tensors, init_groups, ungroup
 from l2o.learned.loss_features import NUM_LOSS_FEATURES
@@ -30,6 +31,7 @@ from l2o.learned.muon_step import (
     matrices,
     muon_steps,
     read_tensors,
+    within_reach,
 )
 from l2o.learned.network import dense, mlp_init, zero_layer
 from l2o.learned.relative_mlp import initial_rms
@@ -46,7 +48,7 @@ class MuonLSTMState(NamedTuple):
     """State of `MuonLSTM`."""
 
     lstm: TensorLSTMState  # a row per tensor
-    unit: jax.Array  # shape=(tensors,): root mean squares at initialisation
+    unit: jax.Array  # shape=(tensors,): of length, of the steps
     stats: dict[str, TensorStats]  # by shape, with an axis along its tensors
 
 
@@ -72,6 +74,10 @@ class MuonLSTM(LearnedOptimizer):
         mixtures: K.
         hidden_size: width of the per-parameter MLPs.
         hidden_layers: number of their hidden layers.
+        reach: the share of the first loss that steps of one unit must be able to
+            change, for else the units are longer, once and for all
+            (`l2o.learned.muon_step.within_reach`). At 0 units are the root mean
+            squares at initialisation.
 
     Source: this project; hypernetwork, mixtures and loss features after VeLO (Metz et
     al. 2022, arXiv 2211.09760), orthogonalised momentum after Muon (Jordan et al.
@@ -82,6 +88,7 @@ class MuonLSTM(LearnedOptimizer):
     mixtures: int = 4
     hidden_size: int = 4
     hidden_layers: int = 1
+    reach: float = 0.0
 
     needs_value: ClassVar[bool] = True
     inputs: ClassVar[str] = "gradient, its averages, parameter, fraction done, loss"
@@ -90,6 +97,7 @@ class MuonLSTM(LearnedOptimizer):
     def __post_init__(self) -> None:
         for name in ("lstm_size", "mixtures", "hidden_size", "hidden_layers"):
             require_positive_int(name, getattr(self, name))
+        require_range("reach", self.reach, 0.0, 1.0)
 
     @property
     def needs_num_steps(self) -> bool:
@@ -137,6 +145,11 @@ class MuonLSTM(LearnedOptimizer):
             require_params(self, params)
             tensors = group_tensors(updates, params)
             read = read_tensors(tensors, state.stats, state.unit, state.lstm.step)
+            unit = state.unit
+            if self.reach:
+                require_value(self, value)
+                longer = within_reach(unit, tensors, read, value, self.reach)
+                unit = jnp.where(state.lstm.step == 0, longer, unit)
             plan = plan_features(state.lstm.step, state.lstm.num_steps)
             features = read.with_shared(plan)
             course, lstm = observe(self, state.lstm, value, state.lstm.num_steps)
@@ -155,11 +168,11 @@ class MuonLSTM(LearnedOptimizer):
                 ),
             )
             steps = muon_steps(
-                lambda own: own, tensors, read, controls, state.unit, orthogonalize=True
+                lambda own: own, tensors, read, controls, unit, orthogonalize=True
             )
             return (
                 ungroup(updates, tensors, steps),
-                MuonLSTMState(lstm=lstm, unit=state.unit, stats=read.stats),
+                MuonLSTMState(lstm=lstm, unit=unit, stats=read.stats),
             )
 
         return optax.GradientTransformationExtraArgs(init, update)

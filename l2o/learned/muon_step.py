@@ -151,6 +151,47 @@ def read_tensors(
     return Read(moved, squares, jnp.concatenate([own, shared], axis=1))
 
 
+_FARTHEST = 100.0
+"""Times the root mean square at initialisation: no unit is longer."""
+
+
+def within_reach(
+    unit: jax.Array,
+    tensors: Sequence[Group],
+    read: Read,
+    value: jax.Array,
+    reach: float,
+) -> jax.Array:
+    r"""Longer units where steps of one unit hardly change the loss.
+
+    To first order steps of the length of a unit, along the gradient of every tensor,
+    change the loss by the share
+
+    $$ \sigma = \frac{1}{|L|} \sum_i u_i \sqrt{n_i} \, \lVert g_i \rVert $$
+
+    with the $n_i$ entries of tensor i. Weights that begin far too small are near a
+    saddle, where it is next to nothing. All units are multiplied by
+    $\min(\max(1, \rho / \sigma), 100)$, or left where $\sigma$ is 0 or not finite.
+    Neither the scale of the loss nor that of the parameters matters.
+
+    Args:
+        unit: `[tensors]`, root mean squares at initialisation.
+        tensors: all of them, by shape, with the first gradients.
+        read: of these gradients.
+        value: L, the first loss.
+        reach: $\rho$.
+    """
+    lengths = [
+        math.prod(g.shape) * jnp.sqrt(read.squares[g.name][:, 0]) for g in tensors
+    ]
+    none = jnp.zeros((0,), jnp.float32)
+    steps = unit * in_tree_order(tensors, [none, *lengths])
+    share = jnp.sum(steps) / jnp.abs(value)
+    defined = jnp.isfinite(share) & (share > 0)
+    far = jnp.clip(reach / jnp.where(defined, share, 1.0), 1.0, _FARTHEST)
+    return unit * jnp.where(defined, far, 1.0)
+
+
 def _mean_products(g: jax.Array, stats: TensorStats) -> jax.Array:
     """Mean squares of the six inputs, and means of g m_1 and m_1 m_2: `[8]`."""
     first, second = stats.momentum
