@@ -148,7 +148,8 @@ class MuonLSTM(LearnedOptimizer):
             unit = state.unit
             if self.reach:
                 require_value(self, value)
-                longer = within_reach(unit, tensors, read, value, self.reach)
+                loss = jnp.asarray(value, jnp.float32)
+                longer = within_reach(unit, tensors, read, loss, self.reach)
                 unit = jnp.where(state.lstm.step == 0, longer, unit)
             plan = plan_features(state.lstm.step, state.lstm.num_steps)
             features = read.with_shared(plan)

@@ -42,6 +42,7 @@ ROWS: dict[str, Any] = {
     "muon_mlp_without_plan": MuonMLP(hidden_size=2, control_size=2, timed=False),
     "muon_mlp_elementwise": MuonMLP(hidden_size=2, control_size=2, orthogonalize=False),
     "muon_lstm": MuonLSTM(lstm_size=2, mixtures=2, hidden_size=2),
+    "muon_lstm_reaching": MuonLSTM(lstm_size=2, mixtures=2, hidden_size=2, reach=0.9),
     "lstm": LSTM(hidden_size=2, num_layers=2),
     "rnnprop": RNNProp(hidden_size=2, num_layers=2),
     "velo": VeLO(lstm_size=2, mixtures=2, hidden_size=2, hidden_layers=1),

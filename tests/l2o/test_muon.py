@@ -17,6 +17,7 @@ BOTH = [
     MuonMLP(hidden_size=3, control_size=2, orthogonalize=False),
     MuonLSTM(lstm_size=3, mixtures=2, hidden_size=3),
 ]
+REACHING = MuonLSTM(lstm_size=3, mixtures=2, hidden_size=3, reach=0.5)
 HORIZON = 40
 SHAPES = {"matrix": (5, 4), "conv": (2, 3, 2, 4), "bias": (4,), "gain": ()}
 
@@ -52,14 +53,15 @@ def rms(x):
     return float(np.sqrt(np.mean(np.square(np.asarray(x, np.float64)))))
 
 
-@pytest.mark.parametrize("lopt", BOTH, ids=str)
+@pytest.mark.parametrize("lopt", [*BOTH, REACHING], ids=str)
 @pytest.mark.parametrize(
     ("loss_scale", "scale"), [(1e3, 1.0), (1e-3, 1.0), (1.0, 1e3), (1.0, 1e-3)]
 )
 def test_units_of_loss_and_parameters_do_not_matter(lopt, loss_scale, scale):
     """Loss times c and parameters times d: gradients times c / d, steps times d."""
     theta, params = random_theta(lopt), arrays(1)
-    grads = [arrays(2 + t) for t in range(4)]
+    # So small that units are made longer, where they are.
+    grads = [arrays(2 + t, scale=0.002) for t in range(4)]
     values = np.array([3.0, 2.0, 2.5, 1.0])
     want, _ = follow(lopt, theta, params, grads, values)
     got, _ = follow(
@@ -137,6 +139,38 @@ def test_no_step_is_longer_than_the_bound(lopt, gradient):
     for name, p in params.items():
         assert np.isfinite(updates[name]).all()
         assert rms(updates[name]) <= (1 + 2 * 0.5) * rms(p) + rms(p) + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("gradient", "loss", "want"),
+    [(0.01, -3.0, "between"), (1e-9, 3.0, 100.0), (10.0, 3.0, 1.0)],
+)
+def test_units_are_longer_where_a_step_would_change_no_loss(gradient, loss, want):
+    theta, params = REACHING.init_theta(jax.random.key(0)), arrays(1)
+    grads = [arrays(2, scale=gradient), arrays(3, scale=1e3 * gradient)]
+    # Of tensors that begin at zero it is the root mean square of all.
+    units = {name: rms(p) for name, p in params.items()}
+    if want == "between":
+        lengths = {
+            name: np.sqrt(g.size) * np.linalg.norm(g.ravel().astype(np.float64))
+            for name, g in grads[0].items()
+        }
+        want = 0.5 * abs(loss) / sum(units[n] * lengths[n] for n in SHAPES)
+        assert 1.5 < want < 50
+    _, state = follow(REACHING, theta, params, grads, [loss, loss])
+    want = [want * units[name] for name in sorted(SHAPES)]
+    np.testing.assert_allclose(state.unit, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "loss"),
+    [(0.0, 1.0), (1e-3, 0.0), (np.nan, 1.0), (1e-3, np.nan), (1e-3, np.inf)],
+)
+def test_units_stay_where_it_cannot_be_told_how_far_to_go(gradient, loss):
+    theta, params = REACHING.init_theta(jax.random.key(0)), arrays(1)
+    _, state = follow(REACHING, theta, params, [arrays(2, scale=gradient)], [loss])
+    want = [rms(params[name]) for name in sorted(SHAPES)]
+    np.testing.assert_allclose(state.unit, want, rtol=1e-5)
 
 
 def test_large_tensors_are_moved_as_small_ones_are(monkeypatch):
