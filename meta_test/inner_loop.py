@@ -133,7 +133,11 @@ def _as_evaluation(values: jax.Array) -> Evaluation:
 
 
 def _evaluate(task: Task, params: Any, key: jax.Array, num_batches: int) -> jax.Array:
-    """The values of `evaluate_params` in one array, which is sooner compiled."""
+    """The values of `evaluate_params` in one array, which is sooner compiled.
+
+    Returns:
+        `[2, 3]`, losses and accuracies of the splits.
+    """
     splits: tuple[Split, ...] = ("train", "inner_valid", "test")
 
     def body(carry: None, key: jax.Array) -> tuple[None, Any]:

@@ -79,7 +79,7 @@ def sweep(
     """
     devices = jax.local_devices()
     count = len(trials)
-    places = max(count, capacity)
+    places = max(count, capacity, 1)
     places += -places % len(devices)
     padded = np.concatenate([trials, np.zeros((places - count, 2), np.int32)])
     active = np.arange(places) < count

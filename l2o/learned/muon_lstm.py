@@ -48,7 +48,7 @@ class MuonLSTMState(NamedTuple):
     """State of `MuonLSTM`."""
 
     lstm: TensorLSTMState  # a row per tensor
-    unit: jax.Array  # shape=(tensors,): of length, of the steps
+    unit: jax.Array  # shape=(tensors,): of length, as `MuonLSTM` has them
     stats: dict[str, TensorStats]  # by shape, with an axis along its tensors
 
 
@@ -75,9 +75,9 @@ class MuonLSTM(LearnedOptimizer):
         hidden_size: width of the per-parameter MLPs.
         hidden_layers: number of their hidden layers.
         reach: the share of the first loss that steps of one unit must be able to
-            change, for else the units are longer, once and for all
-            (`l2o.learned.muon_step.within_reach`). At 0 units are the root mean
-            squares at initialisation.
+            change; where they cannot, all units are made longer at the first step, at
+            most 100 times (`l2o.learned.muon_step.within_reach`). At 0 units are the
+            root mean squares at initialisation.
 
     Source: this project; hypernetwork, mixtures and loss features after VeLO (Metz et
     al. 2022, arXiv 2211.09760), orthogonalised momentum after Muon (Jordan et al.
@@ -150,6 +150,9 @@ class MuonLSTM(LearnedOptimizer):
                 require_value(self, value)
                 loss = jnp.asarray(value, jnp.float32)
                 longer = within_reach(unit, tensors, read, loss, self.reach)
+                # The first gradient is no function of theta. At other steps it is of
+                # no use, and the derivative of a root at zero would make it NaN.
+                longer = jax.lax.stop_gradient(longer)
                 unit = jnp.where(state.lstm.step == 0, longer, unit)
             plan = plan_features(state.lstm.step, state.lstm.num_steps)
             features = read.with_shared(plan)

@@ -17,8 +17,9 @@ nearest to D, others along D itself, and both may be blended:
 $$ \hat D = (1 - w) \frac{O(D)}{\mathrm{rms}\, O(D)} + w \frac{D}{\mathrm{rms}\, D},
    \qquad p \leftarrow p - \lambda (u \hat D + \delta p) $$
 
-where u is the root mean square that the tensor had at initialisation, and the rate
-$\lambda$, the decay $\delta$ and the blend w are controls (w = 1 without a matrix).
+where the unit u is the root mean square that the tensor had at initialisation, or
+longer by `within_reach`, and the rate $\lambda$, the decay $\delta$ and the blend w are
+controls (w = 1 without a matrix).
 
 Nothing of it depends on the scale of the loss, nor on the scale of the parameters: with
 the loss c L and the parameters d p, all steps are those before, times d.
@@ -120,7 +121,7 @@ def read_tensors(
     Args:
         tensors: all of them, by shape.
         stats: before the step.
-        unit: `[tensors]`, root mean squares at initialisation.
+        unit: `[tensors]`, of length.
         step: updates made before this one.
     """
     moved = {g.name: move_stats(g, stats[g.name], MUON_DECAYS) for g in tensors}
@@ -169,10 +170,12 @@ def within_reach(
 
     $$ \sigma = \frac{1}{|L|} \sum_i u_i \sqrt{n_i} \, \lVert g_i \rVert $$
 
-    with the $n_i$ entries of tensor i. Weights that begin far too small are near a
-    saddle, where it is next to nothing. All units are multiplied by
-    $\min(\max(1, \rho / \sigma), 100)$, or left where $\sigma$ is 0 or not finite.
-    Neither the scale of the loss nor that of the parameters matters.
+    with the unit $u_i$, the gradient $g_i$ and the $n_i$ entries of tensor i. Weights
+    that begin far too small are near a saddle, where it is next to nothing. All units
+    are multiplied by $\min(\max(1, \rho / \sigma), 100)$, or left where $\sigma$ is 0
+    or not finite.
+    Neither the scale of the loss nor that of the parameters matters. Features of the
+    first step are read in the units before, those of later steps in the longer ones.
 
     Args:
         unit: `[tensors]`, root mean squares at initialisation.
@@ -241,7 +244,7 @@ def muon_steps(
         tensors: all of them, by shape.
         read: from `read_tensors`.
         controls: in the order of the tree's leaves.
-        unit: likewise, root mean squares at initialisation.
+        unit: likewise, of length.
         orthogonalize: whether matrices are moved along O(D); else w = 1 for them too.
 
     Returns:

@@ -1,5 +1,7 @@
 """The step of `MuonMLP` and `MuonLSTM`, against plain arithmetic of one tensor."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -147,8 +149,9 @@ def test_no_step_is_longer_than_the_bound(lopt, gradient):
 )
 def test_units_are_longer_where_a_step_would_change_no_loss(gradient, loss, want):
     theta, params = REACHING.init_theta(jax.random.key(0)), arrays(1)
+    for kind in ("matrix", "vector"):  # Decay is no matter of units.
+        theta[kind]["constants"] = theta[kind]["constants"].at[1].set(-10.0)
     grads = [arrays(2, scale=gradient), arrays(3, scale=1e3 * gradient)]
-    # Of tensors that begin at zero it is the root mean square of all.
     units = {name: rms(p) for name, p in params.items()}
     if want == "between":
         lengths = {
@@ -157,9 +160,13 @@ def test_units_are_longer_where_a_step_would_change_no_loss(gradient, loss, want
         }
         want = 0.5 * abs(loss) / sum(units[n] * lengths[n] for n in SHAPES)
         assert 1.5 < want < 50
-    _, state = follow(REACHING, theta, params, grads, [loss, loss])
-    want = [want * units[name] for name in sorted(SHAPES)]
-    np.testing.assert_allclose(state.unit, want, rtol=1e-5)
+    found, state = follow(REACHING, theta, params, grads, [loss, loss])
+    lengths = [want * units[name] for name in sorted(SHAPES)]
+    np.testing.assert_allclose(state.unit, lengths, rtol=1e-5)
+    plain = dataclasses.replace(REACHING, reach=0.0)
+    [short], _ = follow(plain, theta, params, grads[:1], [loss])
+    for name in SHAPES:
+        np.testing.assert_allclose(found[0][name], want * short[name], rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +178,12 @@ def test_units_stay_where_it_cannot_be_told_how_far_to_go(gradient, loss):
     _, state = follow(REACHING, theta, params, [arrays(2, scale=gradient)], [loss])
     want = [rms(params[name]) for name in sorted(SHAPES)]
     np.testing.assert_allclose(state.unit, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("reach", [-0.1, 1.5, np.nan, True, "1"])
+def test_a_reach_is_a_share(reach):
+    with pytest.raises(ValueError, match=r"^reach must be a number in \[0.0, 1.0\]"):
+        MuonLSTM(reach=reach)
 
 
 def test_large_tensors_are_moved_as_small_ones_are(monkeypatch):

@@ -57,7 +57,9 @@ def test_any_choice_of_trials_has_the_bits_of_all():
         found = sweep(*given, trials, capacity=9, **settings)
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(grid), strict=True):
         np.testing.assert_array_equal(ours, np.stack([theirs[2, 1], theirs[0, 0]]))
-    assert sweep(*given, trials[:0], capacity=9, **settings).steps.shape == (0,)
+    for capacity in (0, 9):
+        none = sweep(*given, trials[:0], capacity=capacity, **settings)
+        assert none.steps.shape == (0,)
 
 
 def test_same_bits_on_two_devices_and_on_four():
