@@ -173,9 +173,10 @@ def within_reach(
     with the unit $u_i$, the gradient $g_i$ and the $n_i$ entries of tensor i. Weights
     that begin far too small are near a saddle, where it is next to nothing. All units
     are multiplied by $\min(\max(1, \rho / \sigma), 100)$, or left where $\sigma$ is 0
-    or not finite.
-    Neither the scale of the loss nor that of the parameters matters. Features of the
-    first step are read in the units before, those of later steps in the longer ones.
+    or not finite. Neither the scale of the loss nor that of the parameters matters.
+
+    Features of the first step are read in the units before, those of later steps in
+    the longer ones.
 
     Args:
         unit: `[tensors]`, root mean squares at initialisation.
