@@ -1,5 +1,6 @@
 """From a config to the objects of a run."""
 
+import fnmatch
 import inspect
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,8 @@ from meta_train.estimators.evolution import EvolutionStrategies
 from meta_train.estimators.method import Method
 from meta_train.estimators.mixture import Mixture
 from meta_train.estimators.span import SPANS
-from meta_train.estimators.windows import AXIS, WindowEstimator
+from meta_train.estimators.totals import AXIS
+from meta_train.estimators.windows import WindowEstimator
 from meta_train.meta_loss import MetaLoss
 from meta_train.outer import FamilyMix, OuterState, OuterTrainer
 from meta_train.perturb import Gaussian, matching, shapes_by_path
@@ -118,13 +120,14 @@ def build_families(task: Mapping[str, Any] | Sequence[Any]) -> dict[str, Member]
         ValueError: as `build_family`, for an unknown suite, or for a wrong weight.
     """
     if isinstance(task, Mapping) and "suite" in task:
-        if len(task) > 1:
+        if others := set(task) - {"suite", "weights"}:
             raise ValueError(
                 "task must have a suite or a family, got a suite and "
-                f"{', '.join(sorted(set(task) - {'suite'}))}"
+                f"{', '.join(sorted(others))}"
             )
         cells = suite_named(task["suite"], where="task.suite").cells
-        return {cell.name: Member(cell.family()) for cell in cells}
+        weights = _weights([cell.name for cell in cells], task.get("weights", {}))
+        return {cell.name: Member(cell.family(), weights[cell.name]) for cell in cells}
     if isinstance(task, Mapping):
         return {str(task.get("family")): Member(build_family(task))}
     if not task:
@@ -140,6 +143,21 @@ def build_families(task: Mapping[str, Any] | Sequence[Any]) -> dict[str, Member]
         numbered = name if seen[name] == 1 else f"{name}-{seen[name]}"
         members[numbered] = Member(build_family(fields, where), float(weight))
     return members
+
+
+def _weights(names: Sequence[str], table: Mapping[str, Any]) -> dict[str, float]:
+    """The weight of every name: 1, or that of the last pattern that matches it."""
+    weights = dict.fromkeys(names, 1.0)
+    for pattern, weight in table.items():
+        require_positive(f"task.weights.{pattern!r}", weight)
+        found = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        if not found:
+            raise ValueError(
+                "task.weights must match families of the suite, which are "
+                f"{', '.join(names)}, got {pattern!r}{nearest(pattern, names)}"
+            )
+        weights |= dict.fromkeys(found, float(weight))
+    return weights
 
 
 def build_optimizer(table: Mapping[str, Any]) -> LearnedOptimizer:

@@ -234,7 +234,7 @@ class TrainConfig:
         task: a table with `family`, where it has one `data`, and the fields of that
             family; or a list of such tables, each with a `name` and a `weight` if they
             are not to be the family's and 1; or a table with `suite`, whose cells'
-            families are meant.
+            families are meant, and `weights` of them by patterns like `"mlp*"`.
         schedule: `kind`, and the fields of that truncation schedule.
         meta_loss: the fields of `meta_train.meta_loss.MetaLoss`.
         estimator: how the meta-gradient is estimated.

@@ -30,8 +30,13 @@ from meta_train.build import block_mesh
 from meta_train.config import CheckpointConfig, EstimatorConfig
 from meta_train.directory import RunDirectory
 from meta_train.distributed import given, joined
-from meta_train.estimators.base import fixed_order_sum
-from meta_train.estimators.windows import AXIS
+from meta_train.estimators.totals import (
+    AXIS,
+    GATHERED_BYTES,
+    gathered_bytes,
+    total_over_blocks,
+)
+from meta_train.estimators.words import from_words, to_words
 from meta_train.launch import Group
 from meta_train.perturb import shapes_by_path
 from meta_train.saver import Saver
@@ -118,8 +123,8 @@ def measure(
         size: of the vectors that are summed.
 
     Returns:
-        `outer_steps_per_second`; `collective_share` of an outer step: its gather, and
-        sum in a fixed order; `times_plain_sum`: what these cost in units of a sum in
+        `outer_steps_per_second`; `collective_share` of an outer step: its sum over all
+        blocks in a fixed order; `times_plain_sum`: what that costs in units of a sum in
         whatever order, at `size`; `checkpoint_share`: of the default time between
         checkpoints, what outer steps wait for one; `state_bytes` of all particles.
     """
@@ -129,9 +134,9 @@ def measure(
     mesh = block_mesh(EstimatorConfig(pairs=PAIRS * count, block=PAIRS))
     own = sum(tensor.size for tensor in shapes_by_path(lopt).values())
     sums = (
-        _sum(mesh, own, fixed_order_sum),
+        _sum(mesh, own, total_over_blocks),
         _sum(mesh, size, _plain),
-        _sum(mesh, size, fixed_order_sum),
+        _sum(mesh, size, total_over_blocks),
     )
     [step] = median_seconds([outer])
     # They take so little that other work on the machine shows.
@@ -146,28 +151,27 @@ def measure(
     }
 
 
-def _plain(rows: jax.Array) -> jax.Array:
+def _plain(words: jax.Array, like: jax.ShapeDtypeStruct, mesh: Mesh) -> jax.Array:
+    del mesh
+    rows = jax.vmap(lambda row: from_words(row, like))(words)
     return jnp.sum(rows, axis=0)
 
 
 def _sum(
-    mesh: Mesh, size: int, reduce: Callable[[jax.Array], jax.Array]
+    mesh: Mesh, size: int, total: Callable[[jax.Array, Any, Mesh], jax.Array]
 ) -> Callable[[], None]:
     """A call that sums what the blocks of a mesh add, for all of its devices."""
     everywhere = NamedSharding(mesh, P())
     blocks = NamedSharding(mesh, P(AXIS))
-    make = jax.jit(lambda: jnp.ones((mesh.size, size)), out_shardings=blocks)
-
-    def total(rows: jax.Array) -> jax.Array:
-        if reduce is fixed_order_sum:
-            rows = jax.lax.with_sharding_constraint(rows, everywhere)
-        return reduce(rows)
-
-    rows = make()
-    run = jax.jit(total, out_shardings=everywhere)
+    like = jax.ShapeDtypeStruct((size,), jnp.float32)
+    make = jax.jit(
+        lambda: jax.vmap(to_words)(jnp.ones((mesh.size, size))), out_shardings=blocks
+    )
+    words = make()
+    run = jax.jit(lambda words: total(words, like, mesh), out_shardings=everywhere)
 
     def call() -> None:
-        jax.block_until_ready(run(rows))
+        jax.block_until_ready(run(words))
 
     return call
 
@@ -271,11 +275,12 @@ def model(chips: int, pod: Pod = Pod()) -> dict[str, float]:
         pod: assumptions.
     """
     rows = 4 * (pod.meta_parameters + 5)
-    # Each chip gets what all others add, and sums it in the order of the blocks.
-    gathered = (chips - 1) * rows
-    collective = gathered / pod.link_bytes
-    # A sum in whatever order, by halves to and fro.
-    plain = 2 * rows * (chips - 1) / chips / pod.link_bytes
+    # A sum by parts: of the rows of all others, and then of the total. In whatever
+    # order, it would be the same.
+    parts = 2 * rows * (chips - 1) / chips
+    gathered = gathered_bytes(rows, chips, chips)
+    received = gathered if gathered <= GATHERED_BYTES else parts
+    collective, plain = received / pod.link_bytes, parts / pod.link_bytes
     own = 2 * pod.pairs_per_chip * pod.particle_bytes
     blocking = own / pod.copy_bytes
     writing = own * pod.chips_per_host / pod.storage_bytes
@@ -292,7 +297,7 @@ def model(chips: int, pod: Pod = Pod()) -> dict[str, float]:
     return {
         "chips": chips,
         "particles": 2 * pod.pairs_per_chip * chips,
-        "collective_bytes": gathered,
+        "collective_bytes": received,
         "collective_seconds": collective,
         "collective_share": collective / (pod.window_seconds + collective),
         "plain_sum_seconds": plain,

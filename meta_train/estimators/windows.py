@@ -9,15 +9,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from l2o.config import require_range
 from l2o.learned.base import LearnedOptimizer, unflatten
-from meta_train.estimators.base import (
-    GradientEstimator,
-    MetaGradient,
-    fixed_order_sum,
-)
+from meta_train.estimators.base import GradientEstimator, MetaGradient
 from meta_train.estimators.credit import Credited
 from meta_train.estimators.method import Method, Outcome
 from meta_train.estimators.span import Span, Whole
-from meta_train.estimators.words import from_words, to_words
+from meta_train.estimators.totals import AXIS, total_over_blocks
+from meta_train.estimators.words import to_words
 from meta_train.meta_loss import MetaLoss, Readings
 from meta_train.schedules import TruncationSchedule
 from meta_train.unroll import (
@@ -29,10 +26,6 @@ from meta_train.unroll import (
     unroll_windows,
 )
 from tasks.base import TaskFamily
-
-
-AXIS = "blocks"
-"""Name of the mesh axis that blocks of units are spread over."""
 
 
 class UnitState(NamedTuple):
@@ -183,9 +176,7 @@ class WindowEstimator(GradientEstimator):
         blocks = jnp.arange(self.num_blocks, dtype=jnp.int32)
         words, state = spread(self, theta, state, key, outer_step, blocks)
         # The one place where devices exchange anything.
-        words = jax.lax.with_sharding_constraint(words, NamedSharding(self.mesh, P()))
-        rows = jax.vmap(lambda row: from_words(row, like[0]))(words)
-        total: _Row = jax.tree.map(fixed_order_sum, rows)
+        total: _Row = total_over_blocks(words, like[0], self.mesh)
         gradient = MetaGradient(
             gradient=self.method.combine(total.sums, total.valid),
             meta_loss=total.loss / total.finite,

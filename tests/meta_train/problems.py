@@ -17,7 +17,8 @@ from meta_train.estimators.credit import Credit, Fresh
 from meta_train.estimators.evolution import EvolutionStrategies
 from meta_train.estimators.method import Method
 from meta_train.estimators.span import Span, Truncated
-from meta_train.estimators.windows import AXIS, WindowEstimator
+from meta_train.estimators.totals import AXIS
+from meta_train.estimators.windows import WindowEstimator
 from meta_train.meta_loss import MetaLoss
 from meta_train.outer import FamilyMix, OuterTrainer
 from meta_train.perturb import Gaussian

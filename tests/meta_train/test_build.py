@@ -211,6 +211,21 @@ def test_a_suite_gives_the_families_of_its_cells():
     assert list(members) == [cell.name for cell in suite_named(name, where="").cells]
 
 
+def test_families_of_a_suite_have_weights_by_patterns():
+    members = build_families(
+        {"suite": "train-small", "weights": {"*8*": 3, "quadratic*": 0.5, "gru*": 2}}
+    )
+    assert {name: member.weight for name, member in members.items()} == {
+        "mlp 32": 1.0,
+        "conv 8-16": 3.0,
+        "gru 16": 2.0,
+        "autoencoder 32-8-32": 3.0,
+        "softmax regression": 1.0,
+        "quadratic 32": 0.5,
+        "nonconvex 8": 3.0,
+    }
+
+
 def test_families_of_the_callers_own():
     trainer = built(Polynomial())
     assert trainer.mix.names == ("Polynomial",)
@@ -249,6 +264,14 @@ def test_parts_are_what_the_config_says():
         (
             {"task": {"suite": "train-small", "dim": 3}},
             "task must have a suite or a family, got a suite and dim",
+        ),
+        (
+            {"task": {"suite": "train-small", "weights": {"mlpp*": 1}}},
+            "task.weights must match families of the suite",
+        ),
+        (
+            {"task": {"suite": "train-small", "weights": {"mlp*": 0}}},
+            "task.weights.'mlp*' must be",
         ),
         (
             {"estimator": {"sigma_of": {"log_rat": 0.1}}},

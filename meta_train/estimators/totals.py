@@ -1,0 +1,83 @@
+"""Sums over the blocks of all devices, whose bits do not depend on who has which."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+
+from meta_train.estimators.base import fixed_order_sum
+from meta_train.estimators.words import from_words, to_words
+
+
+AXIS = "blocks"
+"""Name of the mesh axis that blocks are spread over."""
+
+GATHERED_BYTES = 2**18
+"""As much as every device may get of others where all of them get everything."""
+
+
+def gathered_bytes(row: int, blocks: int, devices: int) -> int:
+    """What every device would get of others, if all of them got everything.
+
+    Args:
+        row: bytes that a block adds.
+        blocks: number of blocks.
+        devices: that they are on.
+    """
+    return row * (blocks - blocks // devices)
+
+
+def total_over_blocks(words: jax.Array, like: Any, mesh: Mesh) -> Any:
+    """Sums rows in the order of their blocks, for every device.
+
+    Where rows are short each device gets all of them and adds them: one collective.
+    Else each adds up a part of every row, and gets the other parts of the total: two,
+    which move no more than a sum in whatever order would. Each entry is added in the
+    same order by either.
+
+    Args:
+        words: `[blocks, n]`, rows as `to_words` makes them, spread along `AXIS`.
+        like: shapes and types of one row; its leaves of an axis or more are of one
+            type.
+        mesh: the devices.
+
+    Returns:
+        The total, as one row is.
+    """
+    blocks, size = words.shape
+    if gathered_bytes(4 * size, blocks, mesh.size) > GATHERED_BYTES:
+        return _by_parts(words, like, mesh)
+    words = jax.lax.with_sharding_constraint(words, NamedSharding(mesh, P()))
+    rows = jax.vmap(lambda row: from_words(row, like))(words)
+    return jax.tree.map(fixed_order_sum, rows)
+
+
+def _by_parts(words: jax.Array, like: Any, mesh: Mesh) -> Any:
+    leaves, structure = jax.tree.flatten(like)
+    is_long = [leaf.ndim > 0 for leaf in leaves]
+
+    def local(words: jax.Array) -> Any:
+        found = jax.tree.leaves(jax.vmap(lambda row: from_words(row, like))(words))
+        long = [x for x, chosen in zip(found, is_long, strict=True) if chosen]
+        short = [x for x, chosen in zip(found, is_long, strict=True) if not chosen]
+        flat = jnp.concatenate([x.reshape(len(words), -1) for x in long], axis=1)
+        flat = jnp.pad(flat, ((0, 0), (0, -flat.shape[1] % mesh.size)))
+        mine = jax.lax.all_to_all(flat, AXIS, split_axis=1, concat_axis=0, tiled=True)
+        sent = fixed_order_sum(mine), short
+        got = jax.lax.all_gather(to_words(sent), AXIS)
+        parts, short = jax.vmap(lambda row: from_words(row, sent))(got)
+        return parts.reshape(-1), [fixed_order_sum(x.reshape(-1)) for x in short]
+
+    flat, short = jax.shard_map(
+        local, mesh=mesh, in_specs=P(AXIS), out_specs=P(), check_vma=False
+    )(words)
+    total, start = [], 0
+    short = iter(short)
+    for leaf, chosen in zip(leaves, is_long, strict=True):
+        if chosen:
+            total.append(flat[start : start + leaf.size].reshape(leaf.shape))
+            start += leaf.size
+        else:
+            total.append(next(short))
+    return jax.tree.unflatten(structure, total)
