@@ -28,7 +28,7 @@ from meta_train.estimators.span import SPANS
 from meta_train.estimators.totals import AXIS
 from meta_train.estimators.windows import WindowEstimator
 from meta_train.meta_loss import MetaLoss
-from meta_train.outer import FamilyMix, OuterState, OuterTrainer
+from meta_train.outer import FamilyMix, Given, OuterState, OuterTrainer
 from meta_train.perturb import Gaussian, matching, shapes_by_path
 from meta_train.schedules import SCHEDULES, TruncationSchedule
 from tasks import TaskFamily
@@ -251,29 +251,30 @@ def build_outer_optimizer(
     return tx
 
 
-def warm_start(
-    source: str, lopt: LearnedOptimizer, patterns: Sequence[str] = ()
-) -> dict[str, Any]:
+def warm_start(config: TrainConfig, lopt: LearnedOptimizer) -> dict[str, Given]:
     """Tensors of a checkpoint, for the first theta of a run with `lopt`.
 
+    Where all are meant, none may be left over in the checkpoint.
+
     Args:
-        source: the name of a released optimizer, or a directory.
-        lopt: the architecture of the run.
-        patterns: of the tensors that are meant; empty for all, of which none may be
-            left over in the checkpoint.
+        config: of the run.
+        lopt: its architecture.
 
     Returns:
-        By paths like `mlp/0/w`.
+        By paths like `mlp/0/w`; none, where all are to be drawn.
 
     Raises:
         ValueError: there is no such checkpoint, or a tensor that is meant is not the
             same in both, or a pattern means none.
     """
+    source = config.warm_start
+    if not source:
+        return {}
     other, theta = l2o.load(source)
     theirs = tensors_by_path(theta)
     ours = shapes_by_path(lopt)
     meant = sorted({*theirs, *ours})
-    if patterns:
+    if patterns := config.warm_start_tensors:
         meant = [path for pattern in patterns for path in matching(ours, pattern)]
     for path in meant:
         found, wanted = (
@@ -285,7 +286,11 @@ def warm_start(
                 f"warm_start must have the tensors of {type(lopt).__name__}, {path} of "
                 f"{source} ({type(other).__name__}) is {found} and not {wanted}"
             )
-    return {path: theirs[path] for path in meant}
+    given = {path: Given(theirs[path]) for path in meant}
+    for pattern, share in config.warm_start_shares.items():
+        for path in matching(given, pattern):
+            given[path] = Given(theirs[path], float(share))
+    return given
 
 
 def block_mesh(config: EstimatorConfig) -> Mesh:

@@ -231,6 +231,8 @@ class TrainConfig:
             empty to draw it.
         warm_start_tensors: patterns of the tensors, like `"mlp/*"`, that are taken from
             there, while others are drawn; empty for all.
+        warm_start_shares: of these, by patterns: how much of a tensor is the
+            checkpoint's, the rest is as drawn. 1 where no pattern matches.
         task: a table with `family`, where it has one `data`, and the fields of that
             family; or a list of such tables, each with a `name` and a `weight` if they
             are not to be the family's and 1; or a table with `suite`, whose cells'
@@ -256,6 +258,7 @@ class TrainConfig:
     seed: int = 0
     warm_start: str = ""
     warm_start_tensors: tuple[str, ...] = ()
+    warm_start_shares: dict[str, float] = dataclasses.field(default_factory=dict)
     estimator: EstimatorConfig = dataclasses.field(default_factory=EstimatorConfig)
     outer: OuterConfig = OuterConfig()
     outer_optimizer: dict[str, Any] = dataclasses.field(
@@ -279,6 +282,13 @@ class TrainConfig:
                 "warm_start_tensors must be left out without a warm_start, got "
                 f"{', '.join(self.warm_start_tensors)}"
             )
+        if self.warm_start_shares and not self.warm_start:
+            raise ValueError(
+                "warm_start_shares must be left out without a warm_start, got "
+                f"{', '.join(self.warm_start_shares)}"
+            )
+        for pattern, share in self.warm_start_shares.items():
+            require_range(f"warm_start_shares.{pattern!r}", share, 0.0, 1.0)
         if (
             self.validation.suite
             and self.validation.every % self.outer.steps_per_dispatch

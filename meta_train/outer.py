@@ -112,6 +112,19 @@ class FamilyMix:
         return gradient, jnp.sum(losses) / total
 
 
+class Given(NamedTuple):
+    """A tensor that the first theta of a run takes from a checkpoint."""
+
+    tensor: jax.Array
+    share: float = 1.0  # of it in a mean with what is drawn
+
+    def beside(self, drawn: jax.Array) -> jax.Array:
+        """The mean of both, or the tensor bit for bit where its share is 1."""
+        if self.share == 1.0:
+            return self.tensor
+        return self.share * self.tensor + (1.0 - self.share) * drawn
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class OuterTrainer:
@@ -136,7 +149,7 @@ class OuterTrainer:
     scale: float = dataclasses.field(default=1.0, metadata={"static": True})
 
     def init(
-        self, key: jax.Array, given: Mapping[str, jax.Array] | None = None
+        self, key: jax.Array, given: Mapping[str, Given] | None = None
     ) -> OuterState:
         """The state before the first outer step.
 
@@ -147,7 +160,9 @@ class OuterTrainer:
         """
         theta_key, particle_key, run_key = jax.random.split(key, 3)
         drawn = tensors_by_path(self.lopt.init_theta(theta_key))
-        flat, _ = ravel_pytree([(given or {}).get(p, x) for p, x in drawn.items()])
+        given = given or {}
+        first = [given[p].beside(x) if p in given else x for p, x in drawn.items()]
+        flat, _ = ravel_pytree(first)
         families = len(self.estimators)
         return OuterState(
             theta=flat,

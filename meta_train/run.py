@@ -304,11 +304,9 @@ class _Loop:
 
     def _drawn(self) -> OuterState:
         key = jax.random.key(self._config.seed)
-        source, lopt = self._config.warm_start, self._trainer.lopt
-        patterns = self._config.warm_start_tensors
-        taken = warm_start(source, lopt, patterns) if source else {}
+        given = warm_start(self._config, self._trainer.lopt)
         init = jax.jit(
-            lambda trainer: trainer.init(key, taken), out_shardings=self._sharding
+            lambda trainer: trainer.init(key, given), out_shardings=self._sharding
         )
         return init(self._trainer)
 

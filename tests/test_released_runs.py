@@ -65,8 +65,7 @@ def first_row(name):
             for estimator, drawn in zip(trainer.estimators, used, strict=True)
         ),
     )
-    source, patterns = config.warm_start, config.warm_start_tensors
-    given = warm_start(source, trainer.lopt, patterns) if source else {}
+    given = warm_start(config, trainer.lopt)
     state = jax.jit(lambda trainer: trainer.init(key, given))(trainer)
     state = jax.device_put(state, state_sharding(block_mesh(config.estimator), state))
     dispatch = jax.jit(

@@ -80,8 +80,8 @@ def train(
         judged = suite_named(settings.suite) if settings.suite else None
         if settings.validation.suite:
             suite_named(settings.validation.suite, where="validation.suite")
-        if settings.warm_start and not directory.has_run:
-            warm_start(settings.warm_start, trainer.lopt, settings.warm_start_tensors)
+        if not directory.has_run:
+            warm_start(settings, trainer.lopt)
         deadline = None
         if allowed is not None:
             reserve = _reserve(judged, allowed) if judged else 0.0

@@ -1,5 +1,6 @@
 """From names and numbers of a config to the objects of a run."""
 
+import dataclasses
 import re
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 from jax.sharding import NamedSharding, PartitionSpec as P
 
 import l2o
@@ -30,6 +32,7 @@ from meta_train.estimators.credit import Fresh, Persistent, Reused
 from meta_train.estimators.evolution import EvolutionStrategies
 from meta_train.estimators.mixture import Mixture
 from meta_train.estimators.span import Truncated, Whole
+from meta_train.outer import Given
 from meta_train.perturb import Gaussian
 from tests.helpers import assert_no_recompile
 from tests.meta_train.problems import Influence, Jump, Polynomial
@@ -301,34 +304,76 @@ def test_what_does_not_fit_together_is_refused_in_one_line(tables, message):
 # The first theta
 
 
+def begun_with(source, lopt, **tables):
+    """What a run takes from a checkpoint."""
+    fields = {"name": "begun", "optimizer": {}, "task": {}, "schedule": {}}
+    return warm_start(TrainConfig(**fields, warm_start=str(source), **tables), lopt)
+
+
 def test_a_warm_start_takes_theta_as_it_is(tmp_path):
     lopt = LSTM(hidden_size=2, num_layers=1)
     theta = lopt.init_theta(jax.random.key(3))
     l2o.save(tmp_path / "saved", lopt, theta)
-    got = warm_start(str(tmp_path / "saved"), lopt)
+    got = begun_with(tmp_path / "saved", lopt)
+    assert {given.share for given in got.values()} == {1.0}
+    got = {path: given.tensor for path, given in got.items()}
     jax.tree.map(np.testing.assert_array_equal, got, tensors_by_path(theta))
     for other in (LSTM(hidden_size=3, num_layers=1), SmallFC(hidden_size=2)):
         message = rf"^warm_start must have the tensors of {type(other).__name__}, "
         with pytest.raises(ValueError, match=message) as caught:
-            warm_start(str(tmp_path / "saved"), other)
+            begun_with(tmp_path / "saved", other)
         assert "\n" not in str(caught.value)
+    assert begun_with("", lopt) == {}
 
 
 def test_a_warm_start_may_take_some_tensors_of_another_architecture(tmp_path):
     source, lopt = MuonMLP(), MuonLSTM()
+    saved = tmp_path / "saved"
     theta = jax.tree.map(lambda x: x + 1.0, source.init_theta(jax.random.key(3)))
-    l2o.save(tmp_path / "saved", source, theta)
-    patterns = ["matrix/*", "vector/*"]
-    got = warm_start(str(tmp_path / "saved"), lopt, patterns)
+    l2o.save(saved, source, theta)
+    got = begun_with(saved, lopt, warm_start_tensors=("matrix/*", "vector/*"))
     assert sorted(got) == [
         *("matrix/constants", "matrix/rate", "vector/constants", "vector/rate")
     ]
-    np.testing.assert_array_equal(got["matrix/rate"], theta["matrix"]["rate"])
+    np.testing.assert_array_equal(got["matrix/rate"].tensor, theta["matrix"]["rate"])
     message = r"^warm_start must have the tensors of MuonLSTM, lstm/cell/b of "
     with pytest.raises(ValueError, match=message):
-        warm_start(str(tmp_path / "saved"), lopt, ["lstm/*"])
+        begun_with(saved, lopt, warm_start_tensors=("lstm/*",))
     with pytest.raises(ValueError, match=r"^a pattern must match a tensor .* 'mlp/\*'"):
-        warm_start(str(tmp_path / "saved"), lopt, ["mlp/*"])
+        begun_with(saved, lopt, warm_start_tensors=("mlp/*",))
+
+
+def test_a_warm_start_may_be_a_part_of_the_way(tmp_path):
+    """By hand: a quarter of what is saved, three quarters of what is drawn."""
+    lopt = LSTM(hidden_size=2, num_layers=1)
+    key = jax.random.key(0)
+    trainer = dataclasses.replace(built(), lopt=lopt, estimators=())
+    drawn, _ = ravel_pytree(lopt.init_theta(jax.random.split(key, 3)[0]))
+    theta = lopt.init_theta(jax.random.key(3))
+    saved, _ = ravel_pytree(theta)
+    l2o.save(tmp_path / "saved", lopt, theta)
+    for shares, expected in (
+        ({"*": 0.25}, 0.25 * saved + 0.75 * drawn),
+        ({"*": 0.0}, drawn),
+        ({}, saved),
+    ):
+        given = begun_with(tmp_path / "saved", lopt, warm_start_shares=shares)
+        found = trainer.init(key, given).theta
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
+    with pytest.raises(ValueError, match=r"^a pattern must match a tensor .* 'mlp/\*'"):
+        begun_with(tmp_path / "saved", lopt, warm_start_shares={"mlp/*": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("source", "shares", "message"),
+    [
+        ("", {"*": 0.5}, "warm_start_shares must be left out without a warm_start"),
+        ("lopt-base", {"*": 1.5}, "warm_start_shares.'*' must be"),
+    ],
+)
+def test_wrong_shares_of_a_warm_start(source, shares, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        begun_with(source, MuonMLP(), warm_start_shares=shares)
 
 
 def test_a_trainer_begins_with_the_tensors_that_it_is_given():
@@ -336,7 +381,7 @@ def test_a_trainer_begins_with_the_tensors_that_it_is_given():
     key = jax.random.key(0)
     drawn = tensors_by_path(trainer.result(trainer.init(key)))
     first, *others = drawn
-    begun = trainer.init(key, {first: drawn[first] + 1.0})
+    begun = trainer.init(key, {first: Given(drawn[first] + 1.0)})
     state = jax.eval_shape(trainer.init, key)
     assert jax.tree.structure(begun) == jax.tree.structure(state)
     got = tensors_by_path(trainer.result(begun))

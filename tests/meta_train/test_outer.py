@@ -15,7 +15,7 @@ from meta_train.build import build_outer_optimizer
 from meta_train.config import OuterConfig
 from meta_train.estimators.base import GradientEstimator, MetaGradient
 from meta_train.estimators.credit import Persistent
-from meta_train.outer import FamilyMix
+from meta_train.outer import FamilyMix, Given
 from tests.helpers import run_python
 from tests.meta_train.problems import (
     Follow,
@@ -88,7 +88,9 @@ def trained(*estimators, **fields):
     settings: dict[str, Any] = {"tx": optax.sgd(0.5), **fields}
     trainer = make_trainer(*estimators, **settings)
     first, second = jnp.split(jnp.array(START), 2)
-    start = trainer.init(jax.random.key(0), {"first": first, "second": second})
+    start = trainer.init(
+        jax.random.key(0), {"first": Given(first), "second": Given(second)}
+    )
     return run(trainer, start)
 
 
