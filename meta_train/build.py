@@ -3,7 +3,7 @@
 import fnmatch
 import inspect
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -57,15 +57,9 @@ def build_trainer(
     """
     lopt = build_optimizer(config.optimizer)
     schedule = build_schedule(config.schedule, config.estimator.window)
-    for field, patterns in (
-        ("estimator.sigma_of", config.estimator.sigma_of),
-        ("outer.freeze", config.outer.freeze),
-    ):
-        try:
-            for pattern in patterns:
-                matching(shapes_by_path(lopt), pattern)
-        except ValueError as error:
-            raise ValueError(f"{field}: {error}") from error
+    shapes = shapes_by_path(lopt)
+    _meant("estimator.sigma_of", config.estimator.sigma_of, shapes)
+    _meant("outer.freeze", config.outer.freeze, shapes)
     method = build_method(config.estimator, config.outer.freeze)
     span = SPANS[config.estimator.span](config.estimator.window)
     meta_loss = build(MetaLoss, config.meta_loss, where="meta_loss")
@@ -145,8 +139,10 @@ def build_families(task: Mapping[str, Any] | Sequence[Any]) -> dict[str, Member]
     return members
 
 
-def _weights(names: Sequence[str], table: Mapping[str, Any]) -> dict[str, float]:
+def _weights(names: Sequence[str], table: Any) -> dict[str, float]:
     """The weight of every name: 1, or that of the last pattern that matches it."""
+    if not isinstance(table, Mapping):
+        raise ValueError(f"task.weights must be a table, got {table!r}")
     weights = dict.fromkeys(names, 1.0)
     for pattern, weight in table.items():
         require_positive(f"task.weights.{pattern!r}", weight)
@@ -275,7 +271,7 @@ def warm_start(config: TrainConfig, lopt: LearnedOptimizer) -> dict[str, Given]:
     ours = shapes_by_path(lopt)
     meant = sorted({*theirs, *ours})
     if patterns := config.warm_start_tensors:
-        meant = [path for pattern in patterns for path in matching(ours, pattern)]
+        meant = _meant("warm_start_tensors", patterns, ours)
     for path in meant:
         found, wanted = (
             side[path].shape if path in side else "no such tensor"
@@ -288,9 +284,17 @@ def warm_start(config: TrainConfig, lopt: LearnedOptimizer) -> dict[str, Given]:
             )
     given = {path: Given(theirs[path]) for path in meant}
     for pattern, share in config.warm_start_shares.items():
-        for path in matching(given, pattern):
+        for path in _meant("warm_start_shares", [pattern], given):
             given[path] = Given(theirs[path], float(share))
     return given
+
+
+def _meant(field: str, patterns: Iterable[str], paths: Collection[str]) -> list[str]:
+    """Those of the paths that patterns match; errors name the field of the config."""
+    try:
+        return [path for pattern in patterns for path in matching(paths, pattern)]
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from error
 
 
 def block_mesh(config: EstimatorConfig) -> Mesh:

@@ -231,12 +231,14 @@ class TrainConfig:
             empty to draw it.
         warm_start_tensors: patterns of the tensors, like `"mlp/*"`, that are taken from
             there, while others are drawn; empty for all.
-        warm_start_shares: of these, by patterns: how much of a tensor is the
-            checkpoint's, the rest is as drawn. 1 where no pattern matches.
+        warm_start_shares: of these, by patterns of which the last that matches counts:
+            how much of a tensor is the checkpoint's, the rest is as this run's seed
+            draws it. 1 where no pattern matches.
         task: a table with `family`, where it has one `data`, and the fields of that
             family; or a list of such tables, each with a `name` and a `weight` if they
             are not to be the family's and 1; or a table with `suite`, whose cells'
-            families are meant, and `weights` of them by patterns like `"mlp*"`.
+            families are meant, and `weights` of them by patterns like `"mlp*"`, the
+            last that matches counting.
         schedule: `kind`, and the fields of that truncation schedule.
         meta_loss: the fields of `meta_train.meta_loss.MetaLoss`.
         estimator: how the meta-gradient is estimated.

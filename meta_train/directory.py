@@ -159,7 +159,8 @@ class RunDirectory:
         """Records what the run is."""
         mapping = to_dict(config)
         content = {"config": mapping, "config_hash": config_hash(mapping)}
-        text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+        # In the order as it is: where several patterns match, the last one counts.
+        text = json.dumps(content, indent=2) + "\n"
         self._files.write(self.config, text.encode())
 
     def require_same_config(self, config: TrainConfig) -> None:

@@ -112,11 +112,18 @@ class FamilyMix:
         return gradient, jnp.sum(losses) / total
 
 
-class Given(NamedTuple):
-    """A tensor that the first theta of a run takes from a checkpoint."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """A tensor that the first theta of a run takes from a checkpoint.
+
+    Attributes:
+        tensor: of the checkpoint.
+        share: of it in a mean with what is drawn.
+    """
 
     tensor: jax.Array
-    share: float = 1.0  # of it in a mean with what is drawn
+    share: float = dataclasses.field(default=1.0, metadata={"static": True})
 
     def beside(self, drawn: jax.Array) -> jax.Array:
         """The mean of both, or the tensor bit for bit where its share is 1."""

@@ -275,8 +275,8 @@ def model(chips: int, pod: Pod = Pod()) -> dict[str, float]:
         pod: assumptions.
     """
     rows = 4 * (pod.meta_parameters + 5)
-    # A sum by parts: of the rows of all others, and then of the total. In whatever
-    # order, it would be the same.
+    # By parts a chip gets a part of every other row, and then the other parts of the
+    # total: with one block a chip, as many bytes as in a sum in whatever order.
     parts = 2 * rows * (chips - 1) / chips
     gathered = gathered_bytes(rows, chips, chips)
     received = gathered if gathered <= GATHERED_BYTES else parts

@@ -14,7 +14,11 @@ AXIS = "blocks"
 """Name of the mesh axis that blocks are spread over."""
 
 GATHERED_BYTES = 2**18
-"""As much as every device may get of others where all of them get everything."""
+"""As much as every device may get of others where all of them get everything.
+
+Below, a second collective takes longer than the bytes that it saves: on 8 devices of 2
+CPU cores one is sooner at 28,000 numbers, two are at 175,000.
+"""
 
 
 def gathered_bytes(row: int, blocks: int, devices: int) -> int:
@@ -32,19 +36,24 @@ def total_over_blocks(words: jax.Array, like: Any, mesh: Mesh) -> Any:
     """Sums rows in the order of their blocks, for every device.
 
     Where rows are short each device gets all of them and adds them: one collective.
-    Else each adds up a part of every row, and gets the other parts of the total: two,
-    which move no more than a sum in whatever order would. Each entry is added in the
-    same order by either.
+    Else each gets a part of every row, adds these up, and gets the other parts of the
+    total: two, which with one block a device move what a sum in whatever order moves.
+    Each entry is added in the same order by either.
 
     Args:
         words: `[blocks, n]`, rows as `to_words` makes them, spread along `AXIS`.
-        like: shapes and types of one row; its leaves of an axis or more are of one
-            type.
+        like: shapes and types of one row; its leaves with an axis are of one type.
         mesh: the devices.
 
     Returns:
         The total, as one row is.
+
+    Raises:
+        TypeError: leaves with an axis are of several types, or there is none.
     """
+    types = {leaf.dtype for leaf in jax.tree.leaves(like) if leaf.ndim}
+    if len(types) != 1:
+        raise TypeError(f"rows must have vectors of one type, got {sorted(types)}")
     blocks, size = words.shape
     if gathered_bytes(4 * size, blocks, mesh.size) > GATHERED_BYTES:
         return _by_parts(words, like, mesh)
@@ -62,8 +71,10 @@ def _by_parts(words: jax.Array, like: Any, mesh: Mesh) -> Any:
         long = [x for x, chosen in zip(found, is_long, strict=True) if chosen]
         short = [x for x, chosen in zip(found, is_long, strict=True) if not chosen]
         flat = jnp.concatenate([x.reshape(len(words), -1) for x in long], axis=1)
+        # All parts must be of one size.
         flat = jnp.pad(flat, ((0, 0), (0, -flat.shape[1] % mesh.size)))
         mine = jax.lax.all_to_all(flat, AXIS, split_axis=1, concat_axis=0, tiled=True)
+        # Scalars travel with the parts: that there are not three collectives.
         sent = fixed_order_sum(mine), short
         got = jax.lax.all_gather(to_words(sent), AXIS)
         parts, short = jax.vmap(lambda row: from_words(row, sent))(got)

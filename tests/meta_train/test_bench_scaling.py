@@ -61,6 +61,11 @@ def test_a_pod_of_256_chips():
     assert pod["interval_seconds_daly"] == pytest.approx(young, rel=1e-3)
 
 
+def test_short_rows_are_gathered():
+    """By hand: rows of 60 bytes, of which a chip gets those of all others."""
+    assert model(8, Pod(meta_parameters=10))["collective_bytes"] == 7 * 60
+
+
 def test_the_interval_of_daly_is_near_the_best():
     """Where a checkpoint is dear, too; the loss is convex in the interval."""
     pod = Pod(copy_bytes=1e5, storage_bytes=1e12, chip_hours=50.0)

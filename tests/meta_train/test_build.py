@@ -216,15 +216,15 @@ def test_a_suite_gives_the_families_of_its_cells():
 
 def test_families_of_a_suite_have_weights_by_patterns():
     members = build_families(
-        {"suite": "train-small", "weights": {"*8*": 3, "quadratic*": 0.5, "gru*": 2}}
+        {"suite": "train-small", "weights": {"*": 1.5, "*8*": 3, "conv*": 0.5}}
     )
     assert {name: member.weight for name, member in members.items()} == {
-        "mlp 32": 1.0,
-        "conv 8-16": 3.0,
-        "gru 16": 2.0,
+        "mlp 32": 1.5,
+        "conv 8-16": 0.5,
+        "gru 16": 1.5,
         "autoencoder 32-8-32": 3.0,
-        "softmax regression": 1.0,
-        "quadratic 32": 0.5,
+        "softmax regression": 1.5,
+        "quadratic 32": 1.5,
         "nonconvex 8": 3.0,
     }
 
@@ -275,6 +275,10 @@ def test_parts_are_what_the_config_says():
         (
             {"task": {"suite": "train-small", "weights": {"mlp*": 0}}},
             "task.weights.'mlp*' must be",
+        ),
+        (
+            {"task": {"suite": "train-small", "weights": 2}},
+            "task.weights must be a table, got 2",
         ),
         (
             {"estimator": {"sigma_of": {"log_rat": 0.1}}},
@@ -339,7 +343,7 @@ def test_a_warm_start_may_take_some_tensors_of_another_architecture(tmp_path):
     message = r"^warm_start must have the tensors of MuonLSTM, lstm/cell/b of "
     with pytest.raises(ValueError, match=message):
         begun_with(saved, lopt, warm_start_tensors=("lstm/*",))
-    with pytest.raises(ValueError, match=r"^a pattern must match a tensor .* 'mlp/\*'"):
+    with pytest.raises(ValueError, match=r"^warm_start_tensors: .* got 'mlp/\*'"):
         begun_with(saved, lopt, warm_start_tensors=("mlp/*",))
 
 
@@ -360,8 +364,30 @@ def test_a_warm_start_may_be_a_part_of_the_way(tmp_path):
         given = begun_with(tmp_path / "saved", lopt, warm_start_shares=shares)
         found = trainer.init(key, given).theta
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
-    with pytest.raises(ValueError, match=r"^a pattern must match a tensor .* 'mlp/\*'"):
-        begun_with(tmp_path / "saved", lopt, warm_start_shares={"mlp/*": 0.5})
+
+
+def test_the_last_of_the_shares_that_match_a_tensor_counts(tmp_path):
+    lopt = MuonMLP()
+    l2o.save(tmp_path / "saved", lopt, lopt.init_theta(jax.random.key(3)))
+    given = begun_with(
+        tmp_path / "saved",
+        lopt,
+        warm_start_tensors=("matrix/*", "vector/*"),
+        warm_start_shares={"*/rate": 0.25, "vector/*": 0.5},
+    )
+    assert {path: tensor.share for path, tensor in given.items()} == {
+        "matrix/constants": 1.0,
+        "matrix/rate": 0.25,
+        "vector/constants": 0.5,
+        "vector/rate": 0.5,
+    }
+    with pytest.raises(ValueError, match=r"^warm_start_shares: a .* got 'mlp/\*'"):
+        begun_with(
+            tmp_path / "saved",
+            lopt,
+            warm_start_tensors=("matrix/*",),
+            warm_start_shares={"mlp/*": 0.5},
+        )
 
 
 @pytest.mark.parametrize(

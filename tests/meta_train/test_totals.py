@@ -2,21 +2,31 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import Mesh
 
-from meta_train.estimators.totals import GATHERED_BYTES, gathered_bytes
+from meta_train.estimators.totals import (
+    AXIS,
+    GATHERED_BYTES,
+    gathered_bytes,
+    total_over_blocks,
+)
 from tests.helpers import run_python
 
 
-LONG = 20_011  # a prime: parts of it are of different sizes
+LONG = 20_012  # with 15 more numbers no even number of devices divides it
 
 TOTALS = """
-import hashlib, json
+import json
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from meta_train.estimators.totals import AXIS, total_over_blocks
 from meta_train.estimators.words import to_words
 
+COLLECTIVES = "all-to-all", "all-gather", "all-reduce", "collective-permute"
 BLOCKS, found = 16, {}
 for size in (40, %d):
     keys = jax.random.split(jax.random.key(0), 3)
@@ -40,7 +50,7 @@ for size in (40, %d):
         program = run.lower(words).compile().as_text()
         found[f"{size} {devices}"] = {
             "same": jax.tree.leaves((same, types)),
-            "collectives": program.count("all-to-all(") + program.count("all-gather("),
+            "collectives": sum(program.count(f"{name}(") for name in COLLECTIVES),
         }
 print(json.dumps(found))
 """
@@ -66,8 +76,54 @@ def test_long_rows_are_added_by_parts(totals, size, devices, collectives):
     assert totals[f"{size} {devices}"]["collectives"] == collectives
 
 
+def test_rows_of_several_types_are_refused():
+    mesh = Mesh(np.array(jax.devices()[:1]), (AXIS,))
+    like = [jax.ShapeDtypeStruct((2,), dtype) for dtype in (jnp.float32, jnp.int32)]
+    with pytest.raises(TypeError, match=r"^rows must have vectors of one type, got "):
+        total_over_blocks(jnp.zeros((1, 4), jnp.int32), like, mesh)
+
+
 def test_what_devices_would_get():
     """By hand: 16 rows of 100 bytes, of which 4 devices have 4 each."""
     assert gathered_bytes(100, 16, 4) == 1_200
     assert gathered_bytes(100, 16, 1) == 0
     assert gathered_bytes(4 * LONG, 16, 2) > GATHERED_BYTES
+
+
+ESTIMATES = """
+import json
+import jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from l2o.learned import SmallFC
+from jax.flatten_util import ravel_pytree
+from meta_train.estimators import totals
+from tests.meta_train.problems import Polynomial, make_estimator
+
+lopt, found = SmallFC(hidden_size=1, hidden_layers=1), []
+for devices, most in ((1, 0), (4, 2**40), (4, 0)):
+    totals.GATHERED_BYTES = most
+    estimator = make_estimator(
+        Polynomial(), lopt, horizon=4, pairs=8, block=2, devices=devices
+    )
+    estimator = jax.device_put(estimator, NamedSharding(estimator.mesh, P()))
+    theta, _ = ravel_pytree(lopt.init_theta(jax.random.key(0)))
+    run = jax.jit(
+        lambda estimator, theta: estimator.estimate(
+            theta, estimator.init(theta, jax.random.key(1)), jax.random.key(2), 0
+        )[0]
+    )
+    program = run.lower(estimator, theta).compile()
+    found.append({
+        "by parts": "all-to-all(" in program.as_text(),
+        "bits": [np.asarray(x).tobytes().hex() for x in program(estimator, theta)],
+    })
+print(json.dumps(found))
+"""
+
+
+def test_an_estimate_is_the_same_by_either_way():
+    one, gathered, parts = json.loads(run_python(ESTIMATES, devices=4))
+    assert [one["by parts"], gathered["by parts"], parts["by parts"]] == [
+        *(False, False, True)
+    ]
+    assert one["bits"] == gathered["bits"] == parts["bits"]
