@@ -52,11 +52,16 @@ class GradientEstimator(abc.ABC):
         """
 
 
-def fixed_order_sum(rows: jax.Array) -> jax.Array:
+def fixed_order_sum(rows: jax.Array, unroll: int = 1) -> jax.Array:
     """Sums over the leading axis one row after another.
 
     The order of a plain sum is up to the compiler and changes with the number of
     devices, and with it the last bits of theta.
+
+    Args:
+        rows: `[n, ...]`.
+        unroll: how many are added in one go of a loop, in the same order.
     """
     zero = jnp.zeros(rows.shape[1:], rows.dtype)
-    return jax.lax.scan(lambda total, row: (total + row, None), zero, rows)[0]
+    add = lambda total, row: (total + row, None)
+    return jax.lax.scan(add, zero, rows, unroll=unroll)[0]

@@ -75,7 +75,7 @@ def _by_parts(words: jax.Array, like: Any, mesh: Mesh) -> Any:
         flat = jnp.pad(flat, ((0, 0), (0, -flat.shape[1] % mesh.size)))
         mine = jax.lax.all_to_all(flat, AXIS, split_axis=1, concat_axis=0, tiled=True)
         # Scalars travel with the parts: that there are not three collectives.
-        sent = fixed_order_sum(mine), short
+        sent = fixed_order_sum(mine, unroll=8), short
         got = jax.lax.all_gather(to_words(sent), AXIS)
         parts, short = jax.vmap(lambda row: from_words(row, sent))(got)
         return parts.reshape(-1), [fixed_order_sum(x.reshape(-1)) for x in short]
