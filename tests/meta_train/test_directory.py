@@ -1,5 +1,6 @@
 """The directory of a run: what is found, refused, set aside and removed."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -178,6 +179,17 @@ def test_a_damaged_config(tmp_path, content, message):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         RunDirectory(tmp_path).recorded_config()
+
+
+def test_a_recorded_config_keeps_its_order(tmp_path, config):
+    """Of patterns that match the same, the last counts: in a resumed run too."""
+    settings = runs.settings(config)
+    patterns = {"mlp*": 0.1, "*": 0.2}
+    estimator = dataclasses.replace(settings.estimator, sigma_of=patterns)
+    run = RunDirectory(tmp_path)
+    run.write_config(dataclasses.replace(settings, estimator=estimator))
+    found = run.recorded_config()["estimator"]["sigma_of"]
+    assert list(found.items()) == list(patterns.items())
 
 
 def test_a_config_that_was_edited(tmp_path, config):
