@@ -31,7 +31,7 @@ def save(
     """Writes a learned optimizer to a directory, all of it or nothing.
 
     Args:
-        path: the directory to make; `gs://` as well.
+        path: the directory to make, or an empty one; `gs://` as well.
         lopt: one of `ARCHITECTURES`.
         theta: meta-parameters of `lopt`.
         overwrite: replace the checkpoint that is at `path`, keeping its model card.

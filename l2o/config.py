@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import math
+import os
 import re
 import tomllib
 import types
@@ -57,6 +58,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+def spelled(name: str, known: Iterable[str]) -> str:
+    """The known name that is this one but for case, hyphens and underscores.
+
+    Without one, `name` as it is.
+    """
+    names = {_plain(one): one for one in known}
+    return names.get(_plain(name), name)
+
+
 def build(cls: type[T], mapping: Any, where: str = "config") -> T:
     """Builds a dataclass, and those nested in it, from a plain mapping.
 
@@ -88,6 +98,8 @@ def to_dict(obj: Any) -> dict[str, Any]:
 def to_plain(name: str, value: Any) -> Any:
     """Returns `value` with its dataclasses, mappings and tuples as dicts and lists.
 
+    Scalars of numpy and jax become numbers of Python, paths become strings.
+
     Raises:
         TypeError: JSON has no exact form for something in it.
     """
@@ -97,6 +109,11 @@ def to_plain(name: str, value: Any) -> Any:
         return {key: to_plain(f"{name}.{key}", item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_plain(f"{name}[{i}]", item) for i, item in enumerate(value)]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    item = getattr(value, "item", None)
+    if item is not None and getattr(value, "shape", None) == ():
+        value = item()
     if value is None or type(value) in (bool, int, str) or _is_finite(value):
         return value
     raise TypeError(
@@ -274,6 +291,10 @@ def _convert_tuple(args: tuple, value: Any, path: str) -> tuple:
         _convert(hint, item, f"{path}[{i}]")
         for i, (hint, item) in enumerate(zip(hints, value, strict=True))
     )
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
 
 
 def _is_finite(value: Any) -> bool:

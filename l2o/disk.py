@@ -41,9 +41,9 @@ class Disk:
 
     def begin(self, path: Path, trees: Collection[str], size: int) -> Path:
         _make_directory(path.parent)
-        _remove_leftovers(path)
+        remove_leftovers(path)
         _require_space(path, size)
-        temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+        temporary = temporary_of(path)
         try:
             temporary.mkdir()
             for name in trees:
@@ -107,7 +107,12 @@ class Disk:
 DISK = Disk()
 
 
-def _remove_leftovers(path: Path) -> None:
+def temporary_of(path: Path) -> Path:
+    """Where this process writes what is to be at `path` in the end."""
+    return path.with_name(f".{path.name}.tmp-{os.getpid()}")
+
+
+def remove_leftovers(path: Path) -> None:
     """Removes what killed writers left behind, not what a live one is writing."""
     prefix = f".{path.name}.tmp-"
     for entry in path.parent.iterdir():

@@ -19,7 +19,7 @@ import numpy as np
 
 from l2o import trees
 from l2o.checkpoint import architecture_of, require_theta
-from l2o.config import build, nearest
+from l2o.config import build, nearest, spelled
 from l2o.learned import ARCHITECTURES
 from l2o.learned.base import LearnedOptimizer, Theta
 from l2o.storage import CheckpointError
@@ -125,9 +125,9 @@ def import_public(
 
     Args:
         path: a flax msgpack file, usually named `theta.state`.
-        arch: one of `FORMS`, hyphens allowed: "small_fc" (`AdafacMLPLOpt`), "velo"
-            (`HyperV2`), "celo", "celo_adam", "celo2", or "celo2_base" (Celo2 with
-            `orthogonalize=False`).
+        arch: one of `FORMS`, in any spelling, like "Celo2-Base": "small_fc"
+            (`AdafacMLPLOpt`), "velo" (`HyperV2`), "celo", "celo_adam", "celo2", or
+            "celo2_base" (Celo2 with `orthogonalize=False`).
         **flags: fields of the architecture that the weights do not determine, such as
             `bugged_lstm_state`, `phase` or `step_mult`. Default: the architecture's.
 
@@ -138,7 +138,7 @@ def import_public(
         CheckpointError: the file cannot be read, or is not of this architecture.
         ValueError: there is no such architecture, or a flag is wrong.
     """
-    name = arch.replace("-", "_")
+    name = spelled(str(arch), FORMS)
     if name not in FORMS:
         known = ", ".join(FORMS)
         raise ValueError(

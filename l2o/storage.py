@@ -68,8 +68,8 @@ def write_tree(
     """Writes named trees and a manifest to a directory: all of it or nothing.
 
     Args:
-        path: the directory to make; its parents are made where missing. It may
-            be in a bucket, `gs://`.
+        path: the directory to make, or an empty one; its parents are made where
+            missing. It may be in a bucket, `gs://`.
         trees: pytrees of numbers and arrays (jax, numpy, typed PRNG keys).
         manifest: JSON-able fields to record beside the format, the trees and the files.
         overwrite: replace the checkpoint that is at `path`, keeping its model card.
@@ -128,11 +128,19 @@ def write_snapshot(
             files.abandon(written, path, hosts.keys())
 
 
+def is_free(path: Path) -> bool:
+    """Whether a checkpoint can be made there: nothing is, or an empty directory."""
+    files = filesystem_of(path)
+    if files.is_dir(path):
+        return not any(path.iterdir())
+    return not files.exists(path)
+
+
 def _begin(path: Path, hosts: Snapshot, overwrite: bool) -> Path:
     """Makes the place that is written to."""
     files = filesystem_of(path)
     files.recover(path, hosts.keys())
-    is_there = files.exists(path)
+    is_there = not is_free(path)
     if is_there and not overwrite:
         raise FileExistsError(f"{path} must not exist, or pass overwrite=True")
     if is_there and not files.is_file(path / MANIFEST):

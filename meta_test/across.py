@@ -20,6 +20,7 @@ from meta_test.aggregates import (
 from meta_test.evaluate import REFERENCE, ComparedSplit, Report, Row
 from meta_test.statistics import quantile
 from meta_test.suites import Cell
+from meta_test.variants import FALLBACK
 
 
 FACTORS = tuple(float(f"{10 ** (k / 20):.4g}") for k in range(21))
@@ -118,6 +119,21 @@ def without_level(report: Report) -> tuple[str, ...]:
     )
 
 
+def without_scale(report: Report, split: ComparedSplit) -> tuple[str, ...]:
+    """Cells on which no tuned baseline ends below the initial loss; none without any.
+
+    Nothing is normalised there.
+    """
+    if not _tuned(report):
+        return ()
+    first = report.contenders[0].name
+    return tuple(
+        cell.name
+        for cell in report.suite.cells
+        if _scale(report, _row(report, cell, first), split) is None
+    )
+
+
 # Resampling takes seconds, and text, pictures and page all ask for it.
 _KNOWN: weakref.WeakKeyDictionary[Report, tuple[Across, ...]] = (
     weakref.WeakKeyDictionary()
@@ -204,16 +220,29 @@ def _initial(row: Row, split: ComparedSplit) -> float:
     return float(np.median(values))
 
 
+def _tuned(report: Report) -> list[str]:
+    """Hand-designed contenders but for the one that guards fall back to."""
+    return [c.name for c in report.contenders if not c.learned and c.name != FALLBACK]
+
+
+def _scale(
+    report: Report, mine: Row, split: ComparedSplit
+) -> tuple[float, float] | None:
+    """The losses that count as 1 and as 0 on the cell of a row."""
+    rows = [report.row(mine.cell, name) for name in _tuned(report)]
+    medians = [float(quantile(row.losses(split), 0.5)) for row in rows if row]
+    best, initial = min(medians, default=math.inf), _initial(mine, split)
+    return (initial, best) if best < initial < math.inf else None
+
+
 def _normalised(
     report: Report, rows: dict[str, list[Row]], name: str, split: ComparedSplit
 ) -> Normalised | None:
-    baselines = [c.name for c in report.contenders if not c.learned]
     scores = []
-    for i, mine in enumerate(rows[name]):
-        medians = [float(quantile(rows[b][i].losses(split), 0.5)) for b in baselines]
-        best, initial = min(medians, default=math.inf), _initial(mine, split)
-        if best < initial < math.inf:
-            scores.append(normalised(mine.losses(split), initial, best))
+    for mine in rows[name]:
+        scale = _scale(report, mine, split)
+        if scale is not None:
+            scores.append(normalised(mine.losses(split), *scale))
     if not scores:
         return None
     mean = lambda tasks: interquartile_mean(np.concatenate(tasks))

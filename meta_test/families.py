@@ -5,7 +5,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from l2o.config import build, nearest
+from l2o.config import build, nearest, spelled
 from meta_test.gradient_source import GradientSource
 from meta_test.optimizer_training import OptimizerTraining
 from tasks import (
@@ -65,6 +65,8 @@ def choose(
     """
     fields = dict(table)
     name = fields.pop(field.rpartition(".")[2], None)
+    if isinstance(name, str):
+        name = spelled(name, known)
     if not isinstance(name, str) or name not in known:
         raise ValueError(
             f"{field} must be one of {', '.join(known)}, "

@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from meta_test import across_figure, card, card_figure, guards, spreadsheet
-from meta_test.across import FACTORS, across, without_level
+from meta_test.across import FACTORS, across, without_level, without_scale
 from meta_test.aggregates import Comparison, Interval
 from meta_test.card import Card
 from meta_test.evaluate import REFERENCE, Chosen, Report, Row
@@ -56,6 +56,8 @@ CONVENTIONS = {
     f"{REFERENCE}'s median curve ends; null means more than `bound` steps, or, "
     f"in the place of all, that {REFERENCE}'s median training diverged: such cells, in "
     "`across.without_level`, are left out of speedups and profiles. "
+    "`across.without_scale`: cells on which no tuned baseline ends below the initial "
+    "loss, by split: left out of normalised losses. "
     "seconds_to_reference: the same times seconds_per_step",
     "seconds_per_step": "of one training on one device, without its evaluations where "
     "these can be told apart; on CPUs those of a processor. Measured once: intervals "
@@ -193,6 +195,10 @@ def as_json(
         "across": {
             "factors": FACTORS,
             "without_level": without_level(report),
+            "without_scale": {
+                "train": without_scale(report, "train"),
+                "test": without_scale(report, "test"),
+            },
             "contenders": [_plain(one) for one in across(report)],
         },
         "summary": summary(report).splitlines(),

@@ -5,7 +5,14 @@ from typing import TextIO, get_args
 
 import numpy as np
 
-from meta_test.across import Across, Normalised, Speedup, across, without_level
+from meta_test.across import (
+    Across,
+    Normalised,
+    Speedup,
+    across,
+    without_level,
+    without_scale,
+)
 from meta_test.aggregates import Comparison, Interval
 from meta_test.evaluate import REFERENCE, Chosen, ComparedSplit, Report, Row
 from meta_test.optimizers import Contender
@@ -78,14 +85,20 @@ def plain_text(report: Report) -> str:
 def overall(report: Report) -> str:
     """A line a contender over all cells, and what the columns mean."""
     text = f"{aligned([ACROSS, *map(_across_line, across(report))])}\n{ACROSS_NOTES}"
-    left_out = without_level(report)
-    if not left_out:
-        return text
-    return (
-        f"{text}\nLeft out of speedups, as {REFERENCE}'s median training diverged and "
-        f"has no level: {len(left_out)} of {len(report.suite.cells)} cells\n"
-        f"({'; '.join(left_out)})."
-    )
+    of_all = f"of {len(report.suite.cells)} cells"
+    if left_out := without_level(report):
+        text += (
+            f"\nLeft out of speedups, as {REFERENCE}'s median training diverged and "
+            f"has no level: {len(left_out)} {of_all}\n({'; '.join(left_out)})."
+        )
+    for split in ("train", "test"):
+        if left_out := without_scale(report, split):
+            text += (
+                f"\nLeft out of normalised {split} losses, as no tuned baseline ends "
+                f"below the initial loss: {len(left_out)} {of_all}\n"
+                f"({'; '.join(left_out)})."
+            )
+    return text
 
 
 def _across_line(one: Across) -> tuple[str, ...]:

@@ -265,10 +265,13 @@ def tune(
 @contextlib.contextmanager
 def _opened(path: Path) -> "Iterator[RDBStorage]":
     import optuna
+    import sqlalchemy
 
     # It would tell of every study and trial.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    # A path may hold what has a meaning in a URL.
+    url = sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string()
+    storage = optuna.storages.RDBStorage(url)
     try:
         yield storage
     finally:

@@ -61,7 +61,12 @@ class RunBooks:
             ]
             if config.log.wandb:
                 self._others.append(
-                    WandB(config.log.wandb, config.name, to_dict(config))
+                    WandB(
+                        config.log.wandb,
+                        config.name,
+                        directory.identity(),
+                        to_dict(config),
+                    )
                 )
             for log in self._others:
                 stack.enter_context(closing(log))

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg, subcommand
 
+from l2o import __version__
 from meta_train.commands.said import say
 
 
@@ -345,6 +346,32 @@ Command = (
 )
 
 
+_FOR_ALL = ("--json", "--debug")
+_ASSIGNMENT = re.compile(r"[\w.-]+=")
+
+
+def arranged(arguments: Sequence[str]) -> list[str]:
+    """Arguments as tyro takes them, where people write them in other ways too.
+
+    Flags of all commands may come before the command, several assignments may follow
+    one `--set`, and the command of launch-local needs no `--` before it.
+    """
+    rest = list(arguments)
+    first = []
+    while rest and rest[0] in _FOR_ALL:
+        first.append(rest.pop(0))
+    if rest[:1] == ["launch-local"] and "--" not in rest and "train" in rest:
+        rest.insert(rest.index("train"), "--")
+    result: list[str] = []
+    setting = False
+    for before, one in zip(["", *rest], rest, strict=False):
+        setting = before == "--set" or (setting and _ASSIGNMENT.match(one) is not None)
+        if setting and before != "--set":
+            result.append("--set")
+        result.append(one)
+    return [*result[:1], *first, *result[1:]]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line.
 
@@ -354,7 +381,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = arranged(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["--version"]:
+        print(f"l2o {__version__}")
+        return 0
     command = _parse(arguments)
     if isinstance(command, int):
         return command

@@ -300,6 +300,15 @@ class TrainConfig:
                 f"{self.validation.every} and {self.outer.steps_per_dispatch}"
             )
 
+    def patterns(self) -> dict[str, list[str]]:
+        """Patterns of which the last that matches counts, in their order, by field."""
+        suite = self.task if isinstance(self.task, dict) else {}
+        return {
+            "estimator.sigma_of": list(self.estimator.sigma_of),
+            "warm_start_shares": list(self.warm_start_shares),
+            "task.weights": list(suite.get("weights", ())),
+        }
+
 
 DEFAULT = "small"
 """The config that `l2o train` runs when it is given none."""

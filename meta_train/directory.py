@@ -4,6 +4,7 @@ config.json      the whole config and its hash
 checkpoints/     step_N: the whole outer state after N outer steps
 metrics.jsonl    a line per dispatch; part of what a resumed run reproduces
 timing.jsonl     a line per dispatch: how long it took
+identity         where W&B is told of it: a word that no other run has
 tensorboard/     the metrics as TensorBoard events
 best/            with validation: the best theta so far, for `l2o.load`
 optimizer/       the result, for `l2o.load`
@@ -15,6 +16,7 @@ The directory may be in a bucket, `gs://`.
 import json
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,7 +25,14 @@ from typing import Any, NamedTuple
 from l2o.config import build, config_hash, flat_diff, to_dict
 from l2o.filesystem import filesystem_of, is_bucket, place
 from l2o.processes import ALONE, Peers
-from l2o.storage import CheckpointError, Snapshot, exists, read_tree, write_snapshot
+from l2o.storage import (
+    CheckpointError,
+    Snapshot,
+    exists,
+    read_manifest,
+    read_tree,
+    write_snapshot,
+)
 from meta_train.config import CheckpointConfig, TrainConfig
 from meta_train.locks import Lock, locked
 from meta_train.outer import OuterState
@@ -93,13 +102,42 @@ class RunDirectory:
 
     @property
     def has_report(self) -> bool:
-        """Whether the report is complete."""
-        return (self.local(self.report) / "report.json").is_file()
+        """Whether the report is complete, and of the optimizer that is there."""
+        try:
+            path = self.local(self.report) / "report.json"
+            tree = json.loads(path.read_text(encoding="utf-8"))
+            judged = tree["contenders"][0]["provenance"]["theta_sha256"]
+            return judged == read_manifest(self.optimizer)["theta_sha256"]
+        except (OSError, ValueError, TypeError, LookupError):  # Or not as written.
+            return False
 
     def is_finished(self, config: TrainConfig) -> bool:
         """Whether all that `config` asks for is there: optimizer, report if any."""
-        trained = config.outer.steps in self.steps() and self.has_optimizer
-        return trained and (not config.suite or self.has_report)
+        if config.outer.steps not in self.steps() or not self.has_optimizer:
+            return False
+        wanted = config.outer.steps
+        if self.facts(wanted)["best"]:
+            wanted = read_manifest(self.best)["outer_step"]
+        # A budget may have ended an earlier life of the run with another one.
+        if read_manifest(self.optimizer)["outer_step"] != wanted:
+            return False
+        return not config.suite or self.has_report
+
+    def facts(self, step: int) -> dict[str, Any]:
+        """What was saved beside the checkpoint of so many outer steps.
+
+        Raises:
+            CheckpointError: its manifest is damaged, or there is none.
+        """
+        return read_manifest(self._checkpoint(step))
+
+    def last_row(self) -> dict[str, Any] | None:
+        """The last row of metrics that is whole, if there is any."""
+        rows = []
+        with suppress(OSError, ValueError):
+            lines = self.local(self.metrics).read_text(encoding="utf-8").splitlines()
+            rows = [json.loads(line) for line in lines[-1:]]
+        return rows[0] if rows else None
 
     def require_free(self) -> None:
         """Raises ValueError when there are files here that a new run would change."""
@@ -155,6 +193,13 @@ class RunDirectory:
         """Where to write a file that grows, or is drawn, while `locked`."""
         return self._workspace.root / path.relative_to(self.path)
 
+    def identity(self) -> str:
+        """A random word that is this run's alone, from the first time it is asked."""
+        path = self.path / "identity"
+        if not self._files.is_file(path):
+            self._files.write(path, secrets.token_hex(8).encode())
+        return self._files.read(path).decode()
+
     def write_config(self, config: TrainConfig) -> None:
         """Records what the run is."""
         mapping = to_dict(config)
@@ -172,6 +217,14 @@ class RunDirectory:
                 f"a run must be resumed with its own config, {field} was {before!r} "
                 f"and is now {now!r} ({self.config})"
             )
+        given = config.patterns()
+        for field, before in recorded.patterns().items():
+            if given[field] != before:
+                raise ValueError(
+                    f"a run must be resumed with its own config, {field} had the order "
+                    f"{', '.join(before)} and has now {', '.join(given[field])} "
+                    f"({self.config})"
+                )
 
     def recorded_config(self) -> dict[str, Any]:
         """The config of the run that was begun here.
@@ -349,7 +402,7 @@ def free_directory(root: Path, name: str) -> Path:
 
 
 def newest_directory(root: Path, name: str) -> Path:
-    """The directory that `free_directory` gave last; `root/name` if it never did."""
-    free = free_directory(root, name)
-    number = int(free.name.removeprefix(name).removeprefix("-") or 1)
-    return root / name if number <= 2 else root / f"{name}-{number - 1}"
+    """The one with the highest number; `root/name` without any."""
+    found = (re.fullmatch(rf"{re.escape(name)}-(\d+)", p.name) for p in root.glob("*"))
+    numbers = [int(match[1]) for match in found if match]
+    return root / f"{name}-{max(numbers)}" if numbers else root / name

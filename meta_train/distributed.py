@@ -140,6 +140,7 @@ def joined(
         yield ALONE
         return
     peers = ALONE
+    _keep_stdout()
     try:
         _initialize(cluster, is_stopped)
         peers = joined_peers()
@@ -152,6 +153,20 @@ def joined(
         jax.distributed.shutdown()
     except BaseException as error:
         _fail(peers, error)
+
+
+def _keep_stdout() -> None:
+    """Leaves stdout to Python: what libraries print there themselves goes to stderr.
+
+    JAX's collectives on CPUs tell of their connections, between the lines of a program
+    that is read by another one. It stays so until the process ends.
+    """
+    if sys.stdout is not sys.__stdout__:
+        return  # Somebody else has.
+    sys.stdout.flush()
+    own = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = os.fdopen(own, "w", encoding=sys.stdout.encoding, buffering=1)
 
 
 def _initialize(cluster: Cluster, is_stopped: Callable[[], bool]) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 from tensorboardX import RecordWriter
 from tensorboardX.proto import event_pb2, summary_pb2
 
-from l2o.config import config_hash
 from meta_train.outer import OuterMetrics
 
 
@@ -27,18 +26,19 @@ _Summary: Any = vars(summary_pb2)["Summary"]
 def summarise(step: int, metrics: OuterMetrics, names: Sequence[str]) -> dict[str, Any]:
     """One row for the outer steps of a dispatch, the last of which made `step`.
 
-    Means of the losses and norms over the outer steps that have one, sums of the
-    counts. Not finite becomes None.
+    Means of the losses and norms over the outer steps that were not skipped, sums of
+    the counts. Not finite becomes None.
 
     Args:
         step: outer steps made.
         metrics: of the dispatch, with a leading axis of outer steps.
         names: of the families.
     """
+    made = np.asarray(metrics.skipped) == 0
     row: dict[str, Any] = {
         "step": step,
-        "meta_loss": _mean(metrics.meta_loss),
-        "gradient_norm": _mean(metrics.gradient_norm),
+        "meta_loss": _mean(np.asarray(metrics.meta_loss)[made]),
+        "gradient_norm": _mean(np.asarray(metrics.gradient_norm)[made]),
         "skipped": int(metrics.skipped[-1]),
     }
     counts = ("valid", "non_finite", "restarts")
@@ -198,13 +198,16 @@ class TensorBoard:
 class WandB:
     """A run of Weights & Biases; what is resumed goes on in the same one."""
 
-    def __init__(self, project: str, name: str, config: dict[str, Any]) -> None:
+    def __init__(
+        self, project: str, name: str, identity: str, config: dict[str, Any]
+    ) -> None:
         """Begins or continues the run.
 
         Args:
             project: where it is listed.
             name: of the run.
-            config: of the run; its hash and the name are the run's identity.
+            identity: what no other run has, and this one has whenever it goes on.
+            config: of the run.
 
         Raises:
             ValueError: the package is not installed.
@@ -219,7 +222,7 @@ class WandB:
         self._run: Any = wandb.init(
             project=project,
             name=name,
-            id=f"{name}-{config_hash(config)[:16]}",
+            id=identity,
             resume="allow",
             config=config,
         )

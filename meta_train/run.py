@@ -18,6 +18,7 @@ import numpy as np
 import l2o
 from l2o.config import config_hash, to_dict
 from l2o.processes import ALONE, Peers, keeping_programs
+from l2o.storage import read_manifest
 from meta_test.suites import suite_named
 from meta_train.books import Books, Lengths, NoBooks, RunBooks
 from meta_train.build import block_mesh, placed, state_sharding, warm_start
@@ -203,6 +204,7 @@ class _Loop:
         self._ended: str | None = None  # why, before all steps were made
         self._unjudged: _Made | None = None  # at the end
         self._setback = _Setback()
+        self._background: list[Future[Any]] = []  # what threads make with JAX
         self._good: int | None = None  # the last checkpoint that was not skipped
         self._mesh = block_mesh(config.estimator)
         key = jax.random.key(config.seed)
@@ -212,7 +214,12 @@ class _Loop:
     def run(self) -> RunResult:
         steps = self._config.outer.steps
         with self._watchdog.phase("the start", START_SECONDS), keeping_programs():
-            started = self._start()
+            try:
+                started = self._start()
+            except BaseException:
+                # JAX is not to be taken down under a thread that uses it.
+                wait(self._background)
+                raise
         if started is None:
             return self._result(0, finished=False)
         begin, compiled = started
@@ -245,12 +252,7 @@ class _Loop:
         self._ended = self._peers.agree("start", self._ended_by())
         # Files are read and written, and a first state is made, meanwhile.
         compiling = self._compile_kept() if self._ended is None else None
-        try:
-            restored = self._directory.restore(self._shapes, self._peers)
-        except BaseException:
-            # JAX is not to be taken down under a thread that uses it.
-            wait([compiling] if compiling else [])
-            raise
+        restored = self._directory.restore(self._shapes, self._peers)
         step, before = 0, self._setback
         if restored is not None:
             step = restored.step
@@ -267,6 +269,7 @@ class _Loop:
             begin = self._new(self._drawn())
         else:
             drawing = in_thread(self._drawn)
+            self._background.append(drawing)
             if not self._awaited(drawing, "drawn", lambda: self._stop.received):
                 self._stop.abandoned = True
                 return None
@@ -318,7 +321,11 @@ class _Loop:
 
     def _compile(self) -> Future[Any]:
         self._progress.line(f"compiling, {len(jax.devices())} devices")
-        return compile_dispatch(self._trainer, self._shapes, self._sharding, self._mesh)
+        compiling = compile_dispatch(
+            self._trainer, self._shapes, self._sharding, self._mesh
+        )
+        self._background.append(compiling)
+        return compiling
 
     def _new(self, state: OuterState) -> _Begin:
         # The first save comes before the first step: a directory that cannot hold a
@@ -368,10 +375,14 @@ class _Loop:
             self._saver.wait()
             if setback.times == faults.rollbacks:
                 raise error
-            good = self._directory.find_good(self._shapes, setback.step, self._peers)
+            # Further back than before, as long as there is such a checkpoint.
+            good = self._good_one(setback.step) or self._good_one(None)
             if good is None:
                 raise error
+            spent = self._elapsed(), self._inner_steps
             begin = self._taken_up(good)
+            self._seconds, self._inner_steps = spent
+            self._began = time.monotonic()
             scale = faults.rollback_scale * setback.scale
             self._set_back(_Setback(setback.times + 1, scale, good.step))
             self._progress.line(
@@ -384,6 +395,9 @@ class _Loop:
             remove = lambda: self._directory.remove_after(good.step)
             self._peers.by_first("removal", remove)
             return begin, self._compiled(self._compile())
+
+    def _good_one(self, before: int | None) -> Restored | None:
+        return self._directory.find_good(self._shapes, before, self._peers)
 
     def _train(self, begin: _Begin, compiled: Any) -> tuple[OuterState, int]:
         with self._books(begin) as books, self._ledger.spending(STEPS):
@@ -451,6 +465,7 @@ class _Loop:
             self._save(state, step, books.sync(), skipped=skipped)
 
         if begin.unjudged is not None:
+            first += begin.unjudged.inner_steps  # An earlier process made them.
             record_judged(state, begin.unjudged)
         while step < outer.steps and self._unjudged is None:
             self._watchdog.progress()
@@ -573,7 +588,8 @@ class _Loop:
         """Writes the result as an optimizer that `l2o.load` reads."""
         if self._best is not None:
             _, theta = l2o.load(self._directory.best)
-            step = self._best.step
+            # A killed process may have found a better one than this one knows of.
+            step = read_manifest(self._directory.best)["outer_step"]
         else:
             theta = self._theta(state)
         self._write(self._directory.optimizer, theta, step)

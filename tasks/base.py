@@ -19,6 +19,14 @@ optimizers; `outer_valid` is for meta-losses and choosing theta; `test` only jud
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
+
+def number_of(split: Split) -> int:
+    """The place of a split in `SPLITS`; raises ValueError for any other name."""
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    return SPLITS.index(split)
+
+
 Params = Any
 Batch = Any
 Spec = Any

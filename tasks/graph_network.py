@@ -9,7 +9,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tasks.base import SPLITS, Batch, Params, Split, Task, TaskFamily, bounded, static
+from tasks.base import (
+    Batch,
+    Params,
+    Split,
+    Task,
+    TaskFamily,
+    bounded,
+    number_of,
+    static,
+)
 from tasks.checks import require_number, require_range, require_sizes
 from tasks.classification import cross_entropy
 from tasks.network import NetworkChoices, NetworkSpec
@@ -125,7 +134,7 @@ class GraphNetwork(TaskFamily):
             return self.network.init(module, spec.network, key, edges, inputs)
 
         def batch(key: jax.Array, split: Split) -> Batch:
-            key = jax.random.fold_in(key, SPLITS.index(split))
+            key = jax.random.fold_in(key, number_of(split))
             edge_key, block_key, told_key = jax.random.split(key, 3)
             blocks = jax.random.randint(block_key, graphs, 0, self.blocks)
             alike = blocks[:, :, None] == blocks[:, None, :]

@@ -6,7 +6,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tasks.base import SPLITS, Batch, Params, Split, Task, TaskFamily, bounded, static
+from tasks.base import (
+    Batch,
+    Params,
+    Split,
+    Task,
+    TaskFamily,
+    bounded,
+    number_of,
+    static,
+)
 from tasks.checks import require_number, require_range, require_sizes
 from tasks.sampling import log_uniform, middle, orthonormal
 
@@ -122,7 +131,7 @@ class MatrixFactorisation(TaskFamily):
             }
 
         def batch(key: jax.Array, split: Split) -> Batch:
-            part = SPLITS.index(split)
+            part = number_of(split)
             ours = (place >= (0.0, *_ENDS)[part]) & (place < _ENDS[part])
             chance = jax.random.bits(key, shape, jnp.uint8)
             drawn = ours & (chance < round(256 * self.seen))

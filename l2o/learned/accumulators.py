@@ -5,7 +5,7 @@ be a traced scalar, since some architectures learn it.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +79,20 @@ def init_stats(p: jax.Array, decays: Decays) -> TensorStats:
         col=col,
         diag=diag,
     )
+
+
+def start_correction(decay: float | jax.Array, count: Any) -> jax.Array:
+    r"""$1 / (1 - \beta^t)$, which makes an average that began at zero unbiased.
+
+    It is a factor since XLA takes a division by a number for each particle as it stands
+    where it partitions a program, and as a product where there is a single device: bits
+    would depend on the number of devices.
+
+    Args:
+        decay: $\beta$.
+        count: $t$, how many values the average has seen.
+    """
+    return 1.0 / (1.0 - decay ** jnp.asarray(count, jnp.float32))
 
 
 def clip_gradient(g: jax.Array) -> jax.Array:
@@ -155,6 +169,8 @@ def read_stats(stats: TensorStats, shape: Sequence[int]) -> Readings:
         row, col, left, right = stats.diag, stats.diag, (), ()
     else:
         row, col = stats.row, stats.col
-        left = tuple(safe_rsqrt(r / (_mean_along(r, dims[0]) + 1e-9)) for r in row)
+        left = tuple(
+            safe_rsqrt(r * (1.0 / (_mean_along(r, dims[0]) + 1e-9))) for r in row
+        )
         right = tuple(safe_rsqrt(c) for c in col)
     return Readings(stats.momentum, stats.rms, row, col, left, right)

@@ -85,11 +85,13 @@ def require_num_steps(lopt: LearnedOptimizer, num_steps: Any) -> None:
     if not lopt.needs_num_steps:
         return
     try:
-        sound = bool(num_steps >= 1)
+        sound = bool(num_steps >= 1) and num_steps == int(num_steps)
     except jax.errors.ConcretizationTypeError:
         return
-    if not sound:
-        raise ValueError(f"num_steps must be at least 1, got {num_steps!r}")
+    except (TypeError, OverflowError):  # no number, or infinity
+        sound = False
+    if not sound or isinstance(num_steps, bool):
+        raise ValueError(f"num_steps must be at least 1 and whole, got {num_steps!r}")
 
 
 def unflatten(lopt: LearnedOptimizer, flat: jax.Array) -> Theta:

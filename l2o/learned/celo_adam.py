@@ -14,6 +14,7 @@ from l2o.learned.accumulators import (
     TensorStats,
     clip_gradient,
     init_stats,
+    start_correction,
     update_stats,
 )
 from l2o.learned.base import (
@@ -119,7 +120,7 @@ def _update_tensor(
 ) -> tuple[jax.Array, TensorStats]:
     """The update of one tensor, at update number `count` (from 1)."""
     stats = update_stats(stats, clip_gradient(g), ADAM_DECAYS)
-    m = stats.momentum[0] / (1 - ADAM_DECAYS.momentum[0] ** count.astype(jnp.float32))
-    v = stats.rms[0] / (1 - ADAM_DECAYS.rms[0] ** count.astype(jnp.float32))
+    m = stats.momentum[0] * start_correction(ADAM_DECAYS.momentum[0], count)
+    v = stats.rms[0] * start_correction(ADAM_DECAYS.rms[0], count)
     step = m * (rate / (1e-8 + jnp.sqrt(v + 1e-10)))
     return -step.astype(p.dtype), stats

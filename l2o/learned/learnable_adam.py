@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from l2o.config import require_positive, require_range
+from l2o.learned.accumulators import start_correction
 from l2o.learned.base import LearnedOptimizer, Theta
 from l2o.learned.in_float32 import in_float32
 
@@ -63,14 +64,29 @@ class LearnableAdam(LearnedOptimizer):
         self, theta: Theta, *, num_steps: int | jax.Array | None = None
     ) -> optax.GradientTransformationExtraArgs:
         del num_steps  # It does not plan for an end.
-        adam = optax.scale_by_adam(
-            b1=_decay(theta["log_one_minus_b1"]),
-            b2=_decay(theta["log_one_minus_b2"]),
-            eps=jnp.exp(theta["log_epsilon"]),
-            # Too small to change a step; without it the derivative of the root at a
-            # gradient that was always zero is infinite.
-            eps_root=1e-30,
-        )
+        b1 = _decay(theta["log_one_minus_b1"])
+        b2 = _decay(theta["log_one_minus_b2"])
+        epsilon = jnp.exp(theta["log_epsilon"])
+
+        # optax's own divides by what corrects the start; see `start_correction`.
+        def update(
+            updates: optax.Updates, state: Any, params: optax.Params | None = None
+        ) -> tuple[optax.Updates, optax.ScaleByAdamState]:
+            del params
+            mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+            nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
+            count = optax.safe_increment(state.count)
+            first, second = (start_correction(b, count) for b in (b1, b2))
+            updates = jax.tree.map(
+                # Too small to change a step; without it the derivative of the root at
+                # a gradient that was always zero is infinite.
+                lambda m, v: m * first / (jnp.sqrt(v * second + 1e-30) + epsilon),
+                mu,
+                nu,
+            )
+            return updates, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
+
+        adam = optax.GradientTransformation(optax.scale_by_adam().init, update)
         rate = jnp.exp(theta["log_learning_rate"])
         return in_float32(self, optax.chain(adam, optax.scale(-rate)))
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from l2o.config import require_positive, require_positive_int, require_range
+from l2o.learned.accumulators import start_correction
 from l2o.learned.base import LearnedOptimizer, Theta, map_tensors, require_params
 from l2o.learned.coordinate_lstm import (
     State,
@@ -147,9 +148,10 @@ def _update_tensor(
     m = config.beta1 * state.momentum + (1 - config.beta1) * g
     v = config.beta2 * state.second_moment + (1 - config.beta2) * g * g
     # The floor is far below epsilon: it only gives the root a derivative at zero.
-    v_hat = jnp.maximum(v / (1 - config.beta2**step), 1e-30)
+    v_hat = jnp.maximum(v * start_correction(config.beta2, step), 1e-30)
     root = jnp.sqrt(v_hat) + config.epsilon
-    x = jnp.stack([m / (1 - config.beta1**step) / root, g / root])
+    m_hat = m * start_correction(config.beta1, step)
+    x = jnp.stack([m_hat / root, g / root])
     x = jax.nn.elu(features_dense(theta["dense"], x))
     out, layers = stack_step(theta, x, state.layers)
     update = config.output_scale * jnp.tanh(out)

@@ -109,8 +109,8 @@ def _columns(found: Findings) -> list[Named]:
         (
             Column(
                 "µs/step",
-                "Microseconds of a step of training on one device, evaluations "
-                "included.",
+                "Microseconds of a step of training, without evaluations; on CPUs "
+                "those of a processor.",
             ),
             _cost,
         ),

@@ -134,16 +134,26 @@ def overall(found: Findings) -> Html:
         [optimizer(found, name), *(fill(one) for _, fill in chosen)]
         for name, one in found.across.items()
     ]
-    left_out = found.tree["across"]["without_level"]
-    note = tag(
-        "p",
-        f"Left out of speedups, as {reference}'s median training diverged and has no "
-        f"level: {len(left_out)} of {len(found.cells)} cells ({'; '.join(left_out)}).",
-        class_="quiet",
-    )
-    return markup(
-        table("All cells", columns, lines), note if left_out else "", glossary(columns)
-    )
+    across = found.tree["across"]
+    left_out = {
+        f"speedups, as {reference}'s median training diverged and has no level": (
+            across["without_level"]
+        )
+    }
+    for split, cells in across["without_scale"].items():
+        what = f"normalised {split} losses, as no tuned baseline ends below the initial"
+        left_out[f"{what} loss"] = cells
+    notes = [
+        tag(
+            "p",
+            f"Left out of {why}: {len(cells)} of {len(found.cells)} cells "
+            f"({'; '.join(cells)}).",
+            class_="quiet",
+        )
+        for why, cells in left_out.items()
+        if cells
+    ]
+    return markup(table("All cells", columns, lines), *notes, glossary(columns))
 
 
 def _normalised(loss: Tree | None) -> Entry:

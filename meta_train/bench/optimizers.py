@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
+from l2o.config import spelled
 from l2o.learned import (
     LSTM,
     Celo,
@@ -44,15 +45,14 @@ def named(optimizer: str, known: Mapping[str, T]) -> tuple[str, T]:
     """The name in its own spelling, and what it stands for.
 
     Args:
-        optimizer: a name, hyphens and underscores alike.
+        optimizer: a name, in any case and with hyphens or underscores.
         known: what there is.
 
     Raises:
         ValueError: there is no such name.
     """
-    spelled = {name.replace("-", "_"): name for name in known}
-    name = spelled.get(optimizer.replace("-", "_"))
-    if name is None:
+    name = spelled(optimizer, known)
+    if name not in known:
         raise ValueError(
             f"optimizer must be one of {', '.join(known)}, got {optimizer!r}"
         )

@@ -8,7 +8,7 @@ from typing import Any
 import l2o
 from l2o.config import override
 from l2o.filesystem import is_bucket, place
-from l2o.storage import read_manifest
+from l2o.storage import is_free, read_manifest
 from meta_test import (
     reference as references,
 )
@@ -46,7 +46,7 @@ def import_weights(
     as_json: bool,
 ) -> int:
     """`l2o import`: a checkpoint of published weights, and where they came from."""
-    if out.exists():
+    if not is_free(out):
         raise FileExistsError(f"--out must be a directory to make, {out} exists")
     flags: dict[str, Any] = {}
     for assignment in overrides:

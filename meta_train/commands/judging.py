@@ -14,6 +14,7 @@ from typing import Any
 import l2o
 from l2o import released
 from l2o.checkpoint import theta_sha256
+from l2o.disk import remove_leftovers, temporary_of
 from l2o.storage import read_manifest
 from meta_test import (
     across_figure,
@@ -361,8 +362,9 @@ def judge_on(
     made = not out.exists()
     make_directory(out)
     # Made now: what cannot be written is not worth evaluating.
-    partial = out / ".partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    # Nor is what another process is evaluating to the same place to be lost.
+    partial = temporary_of(out / "report")
+    remove_leftovers(out / "report")
     make_directory(partial)
     cards = ()
     try:

@@ -251,12 +251,18 @@ def _summary(
     """What `l2o train --json` prints."""
     summary: dict[str, Any] = {"directory": str(directory.path), "finished": finished}
     if result is not None:
-        summary |= {
-            "outer_steps": result.step,
-            "inner_steps": result.inner_steps,
-            "seconds": round(result.seconds, 3),
-            "last": result.last,
-        }
+        step, inner_steps, seconds = result.step, result.inner_steps, result.seconds
+    else:
+        step = directory.steps()[0]
+        facts = directory.facts(step)
+        inner_steps, seconds = facts["inner_steps"], facts["seconds"]
+    summary |= {
+        "outer_steps": step,
+        "inner_steps": inner_steps,
+        "seconds": round(seconds, 3),
+        "stopped_by": result.stopped_by if result is not None else None,
+        "last": (result and result.last) or directory.last_row(),
+    }
     if directory.has_optimizer:
         manifest = read_manifest(directory.optimizer)
         summary |= {

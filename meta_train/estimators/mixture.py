@@ -76,7 +76,9 @@ class Mixture(Method):
         }
 
     def combine(self, sums: dict[str, jax.Array], valid: jax.Array) -> jax.Array:
-        means = {name: x / jnp.maximum(valid, 1) for name, x in sums.items()}
+        # A factor: a division is compiled otherwise on one device than on several.
+        share = 1.0 / jnp.maximum(valid, 1)
+        means = {name: share * x for name, x in sums.items()}
         spread_e, spread_b = (
             jnp.maximum(means[f"{name}_square"] - means[name] ** 2, 0.0)
             for name in ("evolution", "backprop")

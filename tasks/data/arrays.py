@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tasks.base import SPLITS, Split
+from tasks.base import SPLITS, Split, number_of
 
 
 class Examples(NamedTuple):
@@ -71,7 +71,7 @@ class Labelled:
         Returns:
             `[size]` int32, places in the arrays of that split.
         """
-        return draw_places(key, size, self.counts[SPLITS.index(split)], source)
+        return draw_places(key, size, self.counts[number_of(split)], source)
 
     def take(self, split: Split, places: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The examples at `places` `[size]`: float32 inputs `[size, ...]`, labels."""
@@ -122,7 +122,7 @@ class Text:
         Returns:
             `[size, length]` int32 in 0..255.
         """
-        counts = self.counts[SPLITS.index(split)]
+        counts = self.counts[number_of(split)]
         starts = tuple(count - length + 1 for count in counts)
         if min(starts) < 1:
             raise ValueError(

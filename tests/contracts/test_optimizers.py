@@ -288,11 +288,13 @@ def test_missing_num_steps_are_asked_for_where_they_are_needed(subject):
         assert shapes_of(got) == shapes_of(want)
 
 
-@pytest.mark.parametrize("bad", [0, -5, math.nan, np.int64(0), np.float32(-3)])
+@pytest.mark.parametrize(
+    "bad", [0, -5, math.nan, math.inf, 10.5, True, "10", np.int64(0), np.float32(-3)]
+)
 def test_a_training_of_no_steps_is_refused(subject, bad):
     if subject.lopt.needs_num_steps:
         with pytest.raises(
-            ValueError, match=r"^num_steps must be at least 1, got"
+            ValueError, match=r"^num_steps must be at least 1 and whole, got"
         ) as error:
             subject.lopt.with_theta(subject.theta, num_steps=bad)
         assert_one_line(error)

@@ -13,6 +13,7 @@ from l2o.learned.accumulators import (
     init_stats,
     read_stats,
     safe_rsqrt,
+    start_correction,
     update_stats,
 )
 
@@ -112,6 +113,15 @@ def test_second_moments_are_not_negative_whatever_was_learned(decay):
 def test_statistics_of_bfloat16_parameters_are_float32():
     stats = init_stats(jnp.zeros((2, 3), jnp.bfloat16), TWO)
     assert {x.dtype for x in jax.tree.leaves(stats)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9, 0.999])
+def test_a_corrected_average_of_a_constant_is_the_constant(decay):
+    average = 0.0
+    for count in range(1, 5):
+        average = decay * average + (1 - decay) * 3.0
+        corrected = average * start_correction(decay, count)
+        np.testing.assert_allclose(corrected, 3.0, rtol=1e-4)
 
 
 def test_safe_rsqrt_is_floored():

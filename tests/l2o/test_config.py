@@ -3,8 +3,11 @@
 import dataclasses
 import math
 import tomllib
+from pathlib import Path
 from typing import Any, Literal
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from l2o import config
@@ -196,6 +199,26 @@ def test_a_field_of_unsupported_type_is_the_programs_fault():
 
     with pytest.raises(TypeError, match="config fields cannot be of type set"):
         config.build(Wrong, {"x": [1]})
+
+
+def test_to_plain_takes_scalars_of_arrays_and_paths():
+    given = {
+        "a": np.float32(1.5),
+        "b": jnp.int32(3),
+        "c": np.bool_(True),
+        "d": Path("x"),
+    }
+    assert config.to_plain("x", given) == {"a": 1.5, "b": 3, "c": True, "d": "x"}
+    with pytest.raises(TypeError, match=r"^x must be made of finite numbers"):
+        config.to_plain("x", np.float32(np.nan))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("SmallFC", "small_fc"), ("small-fc", "small_fc"), ("VeLO", "velo"), ("x", "x")],
+)
+def test_other_spellings_of_a_name(name, expected):
+    assert config.spelled(name, ["small_fc", "velo"]) == expected
 
 
 @pytest.mark.parametrize("value", [math.nan, {1: 2}, b"x", object, {1}])

@@ -261,9 +261,15 @@ def test_only_a_checkpoint_is_written_over_and_only_when_asked(checkpoint, tmp_p
     storage.write_tree(checkpoint, {"a": small_tree(2)}, {}, overwrite=True)
     assert storage.read_tree(checkpoint)[0]["a"]["w"].tolist() == [2, 2]
     (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter").touch()
     with pytest.raises(FileExistsError, match="must be a checkpoint to be overwritten"):
         storage.write_tree(tmp_path / "thesis", {"a": small_tree()}, {}, overwrite=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ck", "thesis"]
+
+
+def test_an_empty_directory_is_written_to(tmp_path):
+    storage.write_tree(tmp_path, {"a": small_tree(2)}, {})
+    assert storage.read_tree(tmp_path)[0]["a"]["w"].tolist() == [2, 2]
 
 
 def no_space(*args, **kwargs):

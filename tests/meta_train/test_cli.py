@@ -25,7 +25,7 @@ from meta_test.results import Results
 from meta_test.suites import SUITES
 from meta_test.wishes import Wish
 from meta_train.bench import meta_training, step
-from meta_train.cli import Bench, main
+from meta_train.cli import Bench, arranged, main
 from meta_train.commands import judging, training
 from meta_train.commands.measuring import BENCHMARKS
 from meta_train.directory import RunDirectory
@@ -81,6 +81,26 @@ def test_wrong_usage(capsys, arguments, message):
     status, error = error_of(capsys, *arguments)
     assert status == 2
     assert message in error
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("train c --set a=1 b.c=2 --out d", "train c --set a=1 --set b.c=2 --out d"),
+        ("train --set a=1 c.toml", "train --set a=1 c.toml"),
+        ("--json --debug list", "list --json --debug"),
+        ("launch-local --processes 2 train c", "launch-local --processes 2 -- train c"),
+        ("launch-local -- train --set a=1", "launch-local -- train --set a=1"),
+        ("", ""),
+    ],
+)
+def test_other_ways_to_write_arguments(given, expected):
+    assert arranged(given.split()) == expected.split()
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"l2o {l2o.__version__}\n"
 
 
 def test_help(capsys):
@@ -188,6 +208,9 @@ def test_a_finished_run(capsys, reference):
     summary = json.loads(captured.out)
     assert summary["finished"] is True
     assert summary["theta_sha256"] == runs.bits(reference)["theta"]
+    assert (summary["outer_steps"], summary["stopped_by"]) == (STEPS, None)
+    assert summary["last"]["step"] == STEPS
+    assert summary["inner_steps"] > 0
     assert captured.err == (f"the run in {reference} is finished, nothing to resume\n")
 
 
@@ -209,6 +232,21 @@ def test_a_resume_under_another_config(
     status, error = error_of(capsys, "train", *given, "--resume", "--out", reference)
     assert status == 1
     assert error.startswith(f"a run must be resumed with its own config, {field}")
+
+
+def test_a_resume_with_patterns_in_another_order(capsys, config, elsewhere):
+    """Where several match the last counts, so that they are another config."""
+    orders = (
+        'estimator.sigma_of={"*" = 0.5, "mlp/*" = 0.1}',
+        'estimator.sigma_of={"mlp/*" = 0.1, "*" = 0.5}',
+    )
+    command = ["train", config, "--out", "run", "--set"]
+    assert main([str(x) for x in (*command, orders[0], "outer.steps=2")]) == 0
+    capsys.readouterr()
+    again = (*command, orders[1], "outer.steps=2", "--resume")
+    status, error = error_of(capsys, *again)
+    assert status == 1
+    assert "estimator.sigma_of had the order *, mlp/* and has now mlp/*, *" in error
 
 
 def test_a_resume_of_nothing(capsys, elsewhere):
@@ -252,7 +290,8 @@ def test_training_evaluation_and_a_signal_between(
     assert runs.bits(directory) == runs.bits(reference)
     assert not (directory / "report").exists()
 
-    (directory / "report" / ".partial").mkdir(parents=True)  # of a process that died
+    # Of a process that died: process numbers end far below.
+    (directory / "report" / f".report.tmp-{2**30}").mkdir(parents=True)
     assert main(["train", "--resume", "--out", "runs/tiny", "--json"]) == 0
     captured = capsys.readouterr()
     summary = json.loads(captured.out)
@@ -749,10 +788,11 @@ def test_published_weights_become_an_optimizer(capsys, elsewhere):
 def test_what_cannot_be_imported(capsys, elsewhere):
     source = ROOT / "tests" / "golden" / "small_fc_lopt.theta.state"
     (elsewhere / "taken").mkdir()
+    (elsewhere / "taken" / "x").touch()
     (elsewhere / "cut").write_bytes(source.read_bytes()[:-1])
     cases = [
         ([source, "--arch=velo", "--out=x"], "(arch small_fc fits)"),
-        ([source, "--arch=smallfc", "--out=x"], "(did you mean 'small_fc'?)"),
+        ([source, "--arch=small_fd", "--out=x"], "(did you mean 'small_fc'?)"),
         ([source, "--arch=small_fc", "--out=taken"], "to make, taken exists"),
         ([source, "--arch=small_fc", "--out=x", "--set", "phase=1"], "phase is not a"),
         ([source, "--arch=small_fc", "--out=x", "--set", "phase"], "must be like"),
@@ -764,7 +804,7 @@ def test_what_cannot_be_imported(capsys, elsewhere):
         assert status == 1
         assert message in error
     assert {path.name for path in elsewhere.iterdir()} == {"taken", "cut"}
-    assert list((elsewhere / "taken").iterdir()) == []
+    assert [path.name for path in (elsewhere / "taken").iterdir()] == ["x"]
 
 
 def test_a_checkout_needs_no_installation(elsewhere):

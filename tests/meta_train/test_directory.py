@@ -216,16 +216,42 @@ def test_a_run_is_finished_when_all_it_asks_for_is_there(tmp_path, config):
     plain = runs.settings(config, "outer.steps=6")
     judged = runs.settings(config, "outer.steps=6", "suite=quick")
     run = RunDirectory(tmp_path)
-    runs.save(run, state(6), 6, {}, keep=1)
+    runs.save(run, state(6), 6, {"best": None}, keep=1)
     assert not run.is_finished(plain)
-    write_tree(run.optimizer, {"theta": np.zeros(1)}, {})
+
+    def write_optimizer(outer_step, sha256):
+        facts = {"outer_step": outer_step, "theta_sha256": sha256}
+        write_tree(run.optimizer, {"theta": np.zeros(1)}, facts, overwrite=True)
+
+    write_optimizer(4, "a")
+    assert not run.is_finished(plain)  # A budget had ended it before.
+    write_optimizer(6, "b")
     assert run.is_finished(plain)
     assert not run.is_finished(judged)
     run.report.mkdir()
     assert not run.is_finished(judged)  # A report that was begun.
-    (run.report / "report.json").touch()
-    assert run.is_finished(judged)
+    for of, whole in (("a", False), ("b", True)):
+        contenders = [{"provenance": {"theta_sha256": of}}]
+        report = json.dumps({"contenders": contenders})
+        (run.report / "report.json").write_text(report)
+        assert run.is_finished(judged) == whole
     assert not run.is_finished(runs.settings(config))
+
+
+def test_a_run_with_validation_ends_with_the_best(tmp_path, config):
+    settings = runs.settings(config, "outer.steps=6")
+    run = RunDirectory(tmp_path)
+    runs.save(run, state(6), 6, {"best": {"score": 0.5, "step": 4}}, keep=1)
+    for path in (run.best, run.optimizer):
+        write_tree(path, {"theta": np.zeros(1)}, {"outer_step": 4})
+    assert run.is_finished(settings)
+
+
+def test_a_word_of_its_own(tmp_path):
+    one, other = (RunDirectory(tmp_path / name) for name in "ab")
+    for run in (one, other):
+        run.path.mkdir()
+    assert one.identity() == one.identity() != other.identity()
 
 
 def test_directories_are_numbered(tmp_path):
@@ -234,6 +260,9 @@ def test_directories_are_numbered(tmp_path):
         assert free_directory(tmp_path, "run") == tmp_path / name
         (tmp_path / name).mkdir()
         assert newest_directory(tmp_path, "run") == tmp_path / name
+    (tmp_path / "run-2").rmdir()  # The highest number, whatever is missing below.
+    assert newest_directory(tmp_path, "run") == tmp_path / "run-3"
+    (tmp_path / "run-2").mkdir()
     assert free_directory(tmp_path, "run-2") == tmp_path / "run-2-2"
     assert newest_directory(tmp_path, "run-2") == tmp_path / "run-2"
 

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from l2o.config import config_hash
 from meta_train.metrics import (
     JsonLines,
     TensorBoard,
@@ -35,7 +34,7 @@ def metrics(meta_loss: Any, gradient_norm: Any = (1.0, 3.0)) -> OuterMetrics:
     return OuterMetrics(
         meta_loss=jnp.asarray(meta_loss),
         gradient_norm=jnp.asarray(gradient_norm),
-        skipped=jnp.array([2, 0]),
+        skipped=jnp.array([0, 0]),
         inner_steps=jnp.array([80, 160]),
         families=FamilyMetrics(
             meta_loss=nothing + np.array([[0.25, 0.5], [0.75, 2.0]]),
@@ -92,6 +91,12 @@ def test_what_json_lacks_is_none(value):
     json.dumps(row, allow_nan=False)
 
 
+def test_means_are_over_the_outer_steps_that_were_made():
+    given = metrics([0.5, np.nan], [2.0, 0.0])
+    row = summarise(8, given._replace(skipped=np.array([0, 1])), NAMES)
+    assert (row["meta_loss"], row["gradient_norm"], row["skipped"]) == (0.5, 2.0, 1)
+
+
 def test_numbers_by_their_paths():
     row = {"step": 3, "a": {"b": {"c": 1.5, "d": None}}, "e": 2}
     assert flat(row) == {"step": 3, "a/b/c": 1.5, "e": 2}
@@ -119,7 +124,7 @@ def test_weights_and_biases(monkeypatch):
     fake = FakeWandB()
     monkeypatch.setitem(sys.modules, "wandb", fake)
     config = {"seed": 1}
-    log = WandB("project", "mine", config)
+    log = WandB("project", "mine", "mine-1", config)
     log.append({"step": 4, "families": {"one": {"meta_loss": 0.5}}, "gone": None})
     log.sync()
     log.close()
@@ -127,7 +132,7 @@ def test_weights_and_biases(monkeypatch):
     assert begun == {
         "project": "project",
         "name": "mine",
-        "id": f"mine-{config_hash(config)[:16]}",
+        "id": "mine-1",
         "resume": "allow",
         "config": config,
     }
@@ -138,7 +143,7 @@ def test_weights_and_biases(monkeypatch):
 def test_weights_and_biases_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=r"^log.wandb needs the package wandb, which "):
-        WandB("project", "mine", {})
+        WandB("project", "mine", "mine-1", {})
 
 
 def write(path, length, rows):

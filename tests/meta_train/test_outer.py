@@ -359,7 +359,7 @@ TRAINING = """
 import concurrent.futures, hashlib, json
 import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
-from l2o.learned import LearnableSGD, SmallFC
+from l2o.learned import LearnableAdam, LearnableSGD, SmallFC
 from meta_train.build import state_sharding
 from meta_train.estimators.credit import Persistent
 from meta_train.estimators.mixture import Mixture
@@ -373,7 +373,8 @@ DIGITS = ImageMLP(load("digits"), hidden=(), batch_size=8)
 PES = strategies(Persistent(), sigma=0.01)
 RUNS = {
     "sampled": (SmallFC(hidden_size=1, hidden_layers=1), PES, (DIGITS, Polynomial())),
-    # Not of Adam, whose division by a scalar is a product on one device alone.
+    # Divisions by a scalar, if there were any, would be products on one device alone.
+    "adam": (LearnableAdam(), PES, (DIGITS,)),
     "mixture": (LearnableSGD(), Mixture(Gaussian(0.1)), (DIGITS,)),
 }
 
@@ -417,7 +418,7 @@ cases = [(name, devices) for name in RUNS for devices in COUNTS[name]]
 with concurrent.futures.ThreadPoolExecutor(2) as pool:
     print(json.dumps(dict(zip(map(str, cases), pool.map(train, cases)))))
 """
-COUNTS = {"sampled": (1, 2, 4, 8), "mixture": (1, 2, 4, 8)}
+COUNTS = {"sampled": (1, 2, 4, 8), "adam": (1, 2), "mixture": (1, 2, 4, 8)}
 
 
 @pytest.mark.slow
@@ -425,7 +426,7 @@ COUNTS = {"sampled": (1, 2, 4, 8), "mixture": (1, 2, 4, 8)}
 def test_devices_do_not_matter_to_a_single_bit():
     """Theta, the outer optimizer and every particle after four outer steps.
 
-    Of two families, one of which is drawn for each step, and of a mixture, which is
+    Of Adam, whose averages are corrected by scalars; of two families, one of which is drawn for each step, and of a mixture, which is
     backpropagated. With blocks of one pair and a matrix whose gradient is a transposed
     product, the compiler once summed its square in another order on one device than on
     several.

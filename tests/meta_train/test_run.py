@@ -245,6 +245,28 @@ def test_what_is_not_finite_goes_back_and_takes_smaller_steps(
     assert runs.bits(again) == runs.bits(astray.path)
 
 
+def test_it_goes_back_to_the_same_place_where_there_is_none_before(
+    astray, settings, monkeypatch
+):
+    """With few checkpoints kept, as by default, all roll-backs can be made."""
+    for step in astray.steps():
+        if step not in (8, 10):
+            shutil.rmtree(astray.path / "checkpoints" / f"step_{step:08d}")
+    fails = iter([True, False])
+    train = run_module._Loop._train
+
+    def failing(loop, begin, compiled):
+        if begin.step == 8 and next(fails, False):
+            raise NonFiniteError("again")
+        return train(loop, begin, compiled)
+
+    monkeypatch.setattr(run_module._Loop, "_train", failing)
+    progress = Lines()
+    assert runs.start(settings, astray.path, resume=True, progress=progress).finished
+    went = [line for line in progress.lines if "rolled back to outer step 8" in line]
+    assert [line.rpartition("by ")[2].split()[0] for line in went] == ["0.5", "0.25"]
+
+
 def test_roll_backs_come_to_an_end(astray, config):
     settings = runs.settings(config, "faults.rollbacks=0")
     astray.write_config(settings)

@@ -44,6 +44,11 @@ def test_a_batch_is_drawn_from_its_split_with_its_labels(data, device_data):
         assert [labels_of[row.tobytes()] for row in inputs] == labels.tolist()
 
 
+def test_a_split_that_is_none(device_data):
+    with pytest.raises(ValueError, match=r"^split must be one of train, .*'valid'$"):
+        device_data.batch(jax.random.key(0), "valid", 4)
+
+
 def test_a_batch_reaches_all_examples(data, device_data):
     """Of 180 examples, 2,000 draws miss a given one with chance 1.4e-5."""
     inputs, _ = device_data.batch(jax.random.key(0), "inner_valid", 2000)
