@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from meta_test import across_figure
-from meta_test.across import FACTORS, across, without_level
+from meta_test.across import FACTORS, across, without_level, without_scale
 from meta_test.across_figure import draw_speedup
 from meta_test.evaluate import PROTOCOL, Chosen, Report, Row
 from meta_test.figure import strokes
@@ -19,6 +19,7 @@ from meta_test.page import page
 from meta_test.report import as_json
 from meta_test.statistics import diverged
 from meta_test.table import cell_rows, overall, plain_text
+from meta_test.variants import FALLBACK
 from meta_test.wishes import converges, fast
 from tests.meta_test.problems import line_suite, sgd
 
@@ -222,6 +223,22 @@ def test_a_cell_that_no_baseline_learns_is_left_out():
     assert mine.train is not None
     assert mine.train.left_out == 1
     assert mine.train.interquartile_mean == (0.0, 0.0, 0.0)
+    assert without_scale(found, "train") == without_scale(found, "test") == ("a",)
+    tree = as_json(found)
+    assert tree["across"]["without_scale"] == {"train": ["a"], "test": ["a"]}
+    for split in ("train", "test"):
+        told = f"Left out of normalised {split} losses, as no tuned baseline ends below"
+        assert f"{told} the initial loss: 1 of 2 cells\n(a)." in plain_text(found)
+        assert f"{told} the initial loss: 1 of 2 cells (a)." in page(tree)
+
+
+def test_the_fallback_of_guards_is_not_among_the_tuned():
+    rows = ("a", "mine", 1.0, 1.0, 5, 1.0), ("a", "sgd", 2.0, 2.0, INF, 1.0)
+    alone = across(report(*rows))[0]
+    beside = across(report(*rows, ("a", FALLBACK, 0.5, 0.5, INF, 1.0)))[0]
+    assert alone.train is not None
+    assert beside.train == alone.train
+    assert without_scale(report(("a", FALLBACK, 0.5, 0.5, INF, 1.0)), "train") == ()
 
 
 def test_so_is_one_that_begins_at_infinity():

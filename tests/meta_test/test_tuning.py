@@ -17,6 +17,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy import URL
 
 from meta_test import parts, results as kept, statistics, tuning
 from meta_test.baselines import BASELINES
@@ -40,7 +41,8 @@ STEPS = PROTOCOL.tuning_seeds * SUITE.cells[0].horizon
 
 def trials_of(folder, number=0):
     """The trials of a study, in order."""
-    storage = f"sqlite:///{folder / 'studies.db'}"
+    path = str(folder / "studies.db")
+    storage = URL.create("sqlite", database=path).render_as_string()
     name = optuna.get_all_study_names(storage)[number]
     return optuna.load_study(study_name=name, storage=storage).trials
 
@@ -78,8 +80,11 @@ def test_every_sampler_finds_the_known_best(sampler, tmp_path):
 
 
 def test_a_grid_ends_when_it_is_exhausted(tmp_path):
-    outcome = tune(SGD, SUITE, Search("grid", trials=20), tmp_path)
-    rates = sorted(t.params["learning_rate"] for t in trials_of(tmp_path))
+    folder = tmp_path / "50 %, or what?"  # Which would mean something in a URL.
+    folder.mkdir()
+    outcome = tune(SGD, SUITE, Search("grid", trials=20), folder)
+    assert [path.name for path in folder.iterdir()] == ["studies.db"]
+    rates = sorted(t.params["learning_rate"] for t in trials_of(folder))
     np.testing.assert_allclose(rates, np.geomspace(1e-3, 1e3, 13))
     assert outcome.cells[0].finished == 7
     assert outcome.cells[0].diverged == 6

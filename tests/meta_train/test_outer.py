@@ -426,10 +426,10 @@ COUNTS = {"sampled": (1, 2, 4, 8), "adam": (1, 2), "mixture": (1, 2, 4, 8)}
 def test_devices_do_not_matter_to_a_single_bit():
     """Theta, the outer optimizer and every particle after four outer steps.
 
-    Of Adam, whose averages are corrected by scalars; of two families, one of which is drawn for each step, and of a mixture, which is
-    backpropagated. With blocks of one pair and a matrix whose gradient is a transposed
-    product, the compiler once summed its square in another order on one device than on
-    several.
+    Of Adam, whose averages are corrected by scalars; of two families, one of which is
+    drawn for each step; and of a mixture, which is backpropagated. With blocks of one
+    pair and a matrix whose gradient is a transposed product, the compiler once summed
+    its square in another order on one device than on several.
     """
     code = f"COUNTS = {COUNTS}\n{TRAINING}"
     found = json.loads(run_python(code, devices=8, timeout=280.0))
