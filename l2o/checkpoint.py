@@ -54,6 +54,9 @@ def save(
     if written_here:
         raise ValueError(f"provenance {written_here} is recorded by save itself")
     require_theta(lopt, theta)
+    sizes = configlib.to_dict(lopt)
+    # As `load` will: what it refuses is not worth writing.
+    configlib.build(type(lopt), sizes, where=architecture)
     defaults = {
         "name": path.name,
         "config": None,
@@ -73,7 +76,7 @@ def save(
         facts["config_hash"] = config_hash
     manifest = facts | {
         "architecture": architecture,
-        "sizes": configlib.to_dict(lopt),
+        "sizes": sizes,
         "num_meta_parameters": sum(x.size for x in jax.tree.leaves(theta)),
         "theta_sha256": theta_sha256(theta),
         "versions": _versions(),

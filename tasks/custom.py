@@ -127,7 +127,7 @@ def from_functions(
             f"every split must have examples, got {count} in all and none for "
             f"{', '.join(empty)}"
         )
-    with_key = len(inspect.signature(loss).parameters) > 2
+    with_key = _number_of_arguments(loss) > 2
 
     def checked(params: Params, key: jax.Array, batch: Batch) -> tuple[jax.Array, Aux]:
         value = loss(params, key, batch) if with_key else loss(params, batch)
@@ -153,6 +153,16 @@ def from_functions(
             f"where it is not, got {measured:g}"
         )
     return dataclasses.replace(family, start=jnp.float32(measured))
+
+
+def _number_of_arguments(function: Callable[..., Any]) -> int:
+    """How many arguments must be given by their place."""
+    parameters = inspect.signature(function).parameters.values()
+    by_place = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    )
+    return sum(p.kind in by_place and p.default is p.empty for p in parameters)
 
 
 def _take(arrays: Any, places: np.ndarray) -> Any:
@@ -204,7 +214,7 @@ def from_flax(
         raise ValueError(
             f"loss must be one of {', '.join(_LOSSES)} or a function, got {loss!r}"
         )
-    inputs, _ = arrays
+    inputs, targets = arrays
     example = jax.tree.map(lambda x: jnp.asarray(x)[:1], inputs)
     found = jax.eval_shape(module.init, jax.random.key(0), example)
     if others := sorted(set(found) - {"params"}):
@@ -212,6 +222,12 @@ def from_flax(
             "a module of a task must have parameters as its only variables, "
             f"got {', '.join(others)}"
         )
+
+    if loss == "cross_entropy":
+        logits = jax.eval_shape(
+            lambda x: module.init_with_output(jax.random.key(0), x)[0], example
+        )
+        _require_labels(np.asarray(targets), logits.shape[-1])
 
     def init(key: jax.Array) -> Params:
         return module.init(key, example)["params"]
@@ -224,7 +240,22 @@ def from_flax(
     return from_functions(init, of_batch, arrays, **settings)
 
 
+def _require_labels(labels: np.ndarray, classes: int) -> None:
+    lowest, highest = labels.min(), labels.max()
+    if lowest < 0 or highest >= classes:
+        raise ValueError(
+            f"labels must be 0 to {classes - 1}, as many as there are logits, got "
+            f"{lowest} to {highest}"
+        )
+
+
 def _classified(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, Aux]:
+    are_whole = jnp.issubdtype(labels.dtype, jnp.integer)
+    if labels.shape != logits.shape[:-1] or not are_whole:
+        raise ValueError(
+            "labels must be integers, one for each row of logits, got "
+            f"{labels.dtype}{list(labels.shape)} for logits {list(logits.shape)}"
+        )
     targets = jax.nn.one_hot(labels, logits.shape[-1])
     accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == labels)
     return jnp.mean(cross_entropy(logits, targets)), {"accuracy": accuracy}

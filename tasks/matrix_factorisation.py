@@ -82,7 +82,7 @@ class MatrixFactorisation(TaskFamily):
                 "matrix_factorisation.rank must be at most the number of rows "
                 f"({self.rows}) and of columns ({self.cols}), got {self.rank}"
             )
-        require_number("matrix_factorisation.seen", self.seen, 0.0, 1.0)
+        require_number("matrix_factorisation.seen", self.seen, 1 / 256, 1.0)
         for name in ("spectrum", "noise", "init_scale"):
             require_range(f"matrix_factorisation.{name}", getattr(self, name))
 
@@ -133,7 +133,8 @@ class MatrixFactorisation(TaskFamily):
         def batch(key: jax.Array, split: Split) -> Batch:
             part = number_of(split)
             ours = (place >= (0.0, *_ENDS)[part]) & (place < _ENDS[part])
-            chance = jax.random.bits(key, shape, jnp.uint8)
+            # A byte is below 256 whatever it is, which no byte is.
+            chance = jax.random.bits(key, shape, jnp.uint8).astype(jnp.int32)
             drawn = ours & (chance < round(256 * self.seen))
             entries = spec.disturbed if split == "train" else spec.target
             return drawn, entries

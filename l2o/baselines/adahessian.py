@@ -80,14 +80,15 @@ def hutchinson_diagonal_of_loss(
 def scale_by_adahessian(
     b1: float | jax.Array = 0.9,
     b2: float | jax.Array = 0.999,
-    eps: float = 1e-4,
+    eps: float | jax.Array = 1e-4,
     hessian_power: float | jax.Array = 1.0,
     block_size: int = 1,
     update_interval: int = 1,
     hessian_diagonal_fn: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `adahessian`, which has the arguments."""
-    require_positive("eps", eps)
+    if not isinstance(eps, jax.Array):  # As optax.inject_hyperparams makes it.
+        require_positive("eps", eps)
     ranges = (
         ("b1", b1, 1.0 - 1e-6),
         ("b2", b2, 1.0 - 1e-6),
@@ -152,7 +153,7 @@ def adahessian(
     learning_rate: optax.ScalarOrSchedule,
     b1: float | jax.Array = 0.9,
     b2: float | jax.Array = 0.999,
-    eps: float = 1e-4,
+    eps: float | jax.Array = 1e-4,
     weight_decay: float | jax.Array = 0.0,
     hessian_power: float | jax.Array = 1.0,
     block_size: int = 1,

@@ -18,6 +18,7 @@ from l2o.gradients.base import (
     as_loss,
     draw,
     require_distribution,
+    require_seed,
 )
 from l2o.gradients.layers import Layer, outputs_of_layers, with_layers
 
@@ -77,6 +78,9 @@ def activity_perturbation(
     """
     require_positive_int("tangents", tangents)
     require_distribution(distribution)
+    require_seed(seed)
+    if type(local_losses) is not bool:
+        raise ValueError(f"local_losses must be true or false, got {local_losses!r}")
     if local_losses and loss is None:
         raise ValueError("local_losses need a flax model and a loss, got a loss alone")
     of_params = as_loss(function, loss)

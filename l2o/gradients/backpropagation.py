@@ -4,9 +4,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from l2o.config import require_positive_int
 from l2o.gradients.base import GradientFunction, Loss, Params, as_loss
+from l2o.inspect.vectors import widen
 
 
 def backprop(
@@ -40,12 +42,15 @@ def backprop(
         parts = jax.tree.map(lambda x: _cut(x, microbatches), args)
 
         def add(total: Any, part: Any) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, value_and_grad(params, *part)), None
+            found = widen(value_and_grad(params, *part))
+            return jax.tree.map(jnp.add, total, found), None
 
         shapes = jax.eval_shape(value_and_grad, params, *jax.tree.map(_first, parts))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        total, _ = jax.lax.scan(add, zeros, parts)
-        return jax.tree.map(lambda x: x / microbatches, total)
+        # A long sum in bfloat16 comes to a halt.
+        total, _ = jax.lax.scan(add, widen(zeros), parts)
+        mean = jax.tree.map(lambda x: x / microbatches, total)
+        return optax.tree.cast_like(mean, zeros)
 
     return gradient
 

@@ -53,6 +53,12 @@ def require_distribution(distribution: str) -> None:
         )
 
 
+def require_seed(seed: Any) -> None:
+    """Raises ValueError unless `seed` is an integer."""
+    if type(seed) is not int:
+        raise ValueError(f"seed must be an integer, got {seed!r}")
+
+
 def draw(
     key: jax.Array, shape: tuple[int, ...], dtype: Any, distribution: Distribution
 ) -> jax.Array:

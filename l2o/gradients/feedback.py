@@ -11,7 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from l2o.config import nearest, require_positive
-from l2o.gradients.base import GradientFunction, Loss, Params, as_loss
+from l2o.gradients.base import (
+    GradientFunction,
+    Loss,
+    Params,
+    as_loss,
+    require_seed,
+)
 from l2o.gradients.layers import Layer, outputs_of_layers, with_layers
 
 
@@ -136,7 +142,8 @@ def feedback_alignment(
 
     Raises:
         ValueError: at the call: a layer with parameters is not linear, or is called
-            twice; or there is no layer.
+            twice; or there is no layer; or, with `direct`, a layer has its examples
+            elsewhere than the outputs.
 
     Source: Nokland 2016, "Direct feedback alignment provides learning in deep neural
     networks", arXiv 1609.01596; Lillicrap et al. 2016, "Random synaptic feedback
@@ -150,6 +157,7 @@ def feedback_alignment(
             f"{nearest(rule, _RULES)}"
         )
     require_positive("scale", scale)
+    require_seed(seed)
     of_params = as_loss(function, loss)
 
     def gradient(
@@ -188,6 +196,12 @@ def _direct_feedback(
     """`[numbers of the error, numbers of the inputs]` of an example."""
     # Where both have a place (of a sequence, say) each place is told its own error.
     shared = _common(inputs.shape, error.shape)
+    if not shared and min(inputs.ndim, len(error.shape)) > 1:
+        raise ValueError(
+            "direct feedback needs examples as the first axis of all layers and of the "
+            f"outputs, got inputs {list(inputs.shape)} of a layer and outputs "
+            f"{list(error.shape)}: use rule='layerwise'"
+        )
     rows, columns = (math.prod(x.shape[shared:]) for x in (error, inputs))
     noise = jax.random.normal(key, (rows, columns), inputs.dtype)
     return noise * (scale / math.sqrt(rows))

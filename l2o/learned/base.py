@@ -82,8 +82,12 @@ def require_num_steps(lopt: LearnedOptimizer, num_steps: Any) -> None:
             f"{type(lopt).__name__} schedules its steps by the fraction of training "
             "that is done and so needs num_steps: pass num_steps=<number of updates>"
         )
-    if not lopt.needs_num_steps:
-        return
+    if lopt.needs_num_steps:
+        require_steps(num_steps)
+
+
+def require_steps(num_steps: Any) -> None:
+    """Raises unless it is a sound number of updates, or under tracing."""
     try:
         sound = bool(num_steps >= 1) and num_steps == int(num_steps)
     except jax.errors.ConcretizationTypeError:
@@ -133,12 +137,18 @@ def map_tensors(
 
 
 def require_params(lopt: LearnedOptimizer, params: Any) -> None:
-    """Raises unless `params` was given to `update`."""
+    """Raises unless real `params` were given to `update`."""
     if params is None:
         raise ValueError(
             f"{type(lopt).__name__} reads the parameters: "
             "call update(grads, state, params), got params=None"
         )
+    for leaf in jax.tree.leaves(params):
+        if jnp.iscomplexobj(leaf):
+            raise ValueError(
+                f"{type(lopt).__name__} moves real parameters, got {leaf.dtype}: split "
+                "complex ones, as optax.contrib.split_real_and_imaginary does"
+            )
 
 
 def require_value(lopt: LearnedOptimizer, value: Any) -> None:

@@ -127,7 +127,8 @@ def group_tensors(
 
 def rows_of(group: Group, per_tensor: Any) -> Any:
     """The group's part of arrays with an axis along all tensors of the tree."""
-    return jax.tree.map(lambda x: x[jnp.array(group.indices, jnp.int32)], per_tensor)
+    indices = jnp.array(group.indices, jnp.int32)
+    return jax.tree.map(lambda x: jnp.asarray(x)[indices], per_tensor)
 
 
 def in_tree_order(groups: Sequence[Group], rows: Sequence[jax.Array]) -> jax.Array:

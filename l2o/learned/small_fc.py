@@ -84,6 +84,11 @@ class SmallFC(LearnedOptimizer):
                 "rms_decays must be one, or as many as momentum_decays, got "
                 f"{len(self.rms_decays)} and {len(self.momentum_decays)}"
             )
+        if len(self.factored_decays) != len(self.momentum_decays):
+            raise ValueError(
+                "factored_decays must be as many as momentum_decays, got "
+                f"{len(self.factored_decays)} and {len(self.momentum_decays)}"
+            )
 
     @property
     def needs_num_steps(self) -> bool:

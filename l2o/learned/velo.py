@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from l2o.config import require_positive, require_positive_int
+from l2o.config import require_positive, require_positive_int, require_range
 from l2o.learned import groups
 from l2o.learned.accumulators import (
     DECAYS,
@@ -106,6 +106,7 @@ class VeLO(LearnedOptimizer):
         for name in ("lstm_size", "mixtures", "hidden_size", "hidden_layers"):
             require_positive_int(name, getattr(self, name))
         require_positive("step_mult", self.step_mult)
+        require_range("exp_mult", self.exp_mult, 0.0, 1e3)
 
     @property
     def needs_num_steps(self) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from l2o.config import require_positive, require_positive_int, require_range
+from l2o.learned.base import require_steps
 from l2o.safeguard.events import (
     Events,
     GuardEvent,
@@ -193,6 +194,8 @@ def guard(
     require_positive("confidence", confidence)
     require_positive("rise", rise)
     require_positive_int("remembered", remembered)
+    if num_steps is not None:
+        require_steps(num_steps)
     legs = _legs(num_steps, cost)
     end = _NEVER if num_steps is None else jnp.asarray(num_steps, jnp.int32) - 1
 
@@ -214,7 +217,7 @@ def guard(
             interval=empty(),
             look=zero(),
             past=(unknown(), unknown()),
-            first=jnp.full((), jnp.nan, jnp.float32),
+            first=jnp.full((), jnp.inf, jnp.float32),
             rival=(unknown(), unknown()),
             rival_lowest=jnp.full((), jnp.inf, jnp.float32),
             best=unknown(),
@@ -237,6 +240,7 @@ def guard(
                 f"guard needs {missing}: call update(grads, state, params, value=loss),"
                 " got None"
             )
+        state = jax.tree.map(jnp.asarray, state)  # It may have been on a disk.
         loss = jnp.asarray(value, jnp.float32)
         mode, leg, past = state.mode, state.leg, state.past
         falling = mode == Mode.FALLBACK
@@ -253,7 +257,7 @@ def guard(
         window = choose(watched & is_late, add(state.window, loss), state.window)
         interval = choose(sane & alone, add(state.interval, loss), state.interval)
         level, progress = level_of(window), level_of(interval)
-        first = jnp.where(jnp.isnan(state.first) & sane, loss, state.first)
+        first = jnp.where(jnp.isinf(state.first) & watched, loss, state.first)
 
         # Of the race.
         ended = sane & racing & (leg == length)
@@ -329,6 +333,8 @@ def guard(
 
         def learn() -> Any:
             steps, learned = tx.update(updates, state.learned, params, **given)
+            # Some widen their state to the gradients' type.
+            learned = in_types_of(learned, state.learned)
             steps, ok = watch(steps, False)
             own_state = jax.lax.cond(
                 alone & ~ok, lambda: afresh(state.point), lambda: state.fallback
@@ -337,6 +343,7 @@ def guard(
 
         def fall_back() -> Any:
             steps, own_state = own.update(updates, state.fallback, params, **given)
+            own_state = in_types_of(own_state, state.fallback)
             # After the race it is on its own.
             steps, ok = watch(steps, falling | lost)
             return steps, state.learned, own_state, ok

@@ -40,7 +40,12 @@ def choose(condition: jax.Array, one: Any, other: Any) -> Any:
 
 def in_types_of(tree: Any, like: Any) -> Any:
     """In the types of another tree."""
-    return jax.tree.map(lambda x, y: jnp.asarray(x, y.dtype), tree, like)
+
+    def same(x: Any, y: jax.Array) -> jax.Array:
+        x = jnp.asarray(x)
+        return x if x.dtype == y.dtype else x.astype(y.dtype)
+
+    return jax.tree.map(same, tree, like)
 
 
 def way(params: Any, point: Any) -> Any:

@@ -118,6 +118,14 @@ def test_microbatches_have_the_gradient_of_the_whole(microbatches):
         backprop(loss, microbatches=4)(params, KEY, x, y)
 
 
+def test_a_long_sum_of_microbatches_does_not_come_to_a_halt():
+    loss = lambda w, x: jnp.mean(w * x)
+    x, w = jnp.ones((1024,), jnp.bfloat16), jnp.ones((), jnp.bfloat16)
+    value, grads = backprop(loss, microbatches=1024)(w, KEY, x)
+    assert (value, grads) == (1.0, 1.0)
+    assert (value.dtype, grads.dtype) == (jnp.bfloat16, jnp.bfloat16)
+
+
 CURVATURE = jnp.array([0.5, 1.0, 3.0, 2.0])
 
 
@@ -381,6 +389,20 @@ def test_places_of_a_sequence_are_told_their_own_errors():
     assert_close(told(x), told(others))
 
 
+def test_direct_feedback_does_not_mix_examples():
+    class Merged(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(3)(nn.Dense(6)(x).reshape(-1, 6))
+
+    model, x = Merged(), jnp.ones((4, 5, 2))
+    params = model.init(KEY, x)["params"]
+    loss = lambda outputs: jnp.mean(outputs[0] ** 2)
+    with pytest.raises(ValueError, match="direct feedback needs examples as the first"):
+        feedback_alignment(model, loss)(params, KEY, x)
+    feedback_alignment(model, loss, rule="layerwise")(params, KEY, x)
+
+
 class Normed(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -534,6 +556,8 @@ def test_sources_by_name():
         ("forward_gradient:tangents=0", "tangents must be an integer of at least 1"),
         ("forward_gradient:distribution=cauchy", "distribution must be one of"),
         ("feedback_alignment:rule=drect", r"got 'drect' \(did you mean 'direct'\?\)"),
+        ("feedback_alignment:seed=x", "seed must be an integer, got 'x'"),
+        ("activity_perturbation:local_losses=no", "must be true or false, got 'no'"),
         ("evolution_strategies:std=0", "std must be a finite number above 0"),
     ],
 )

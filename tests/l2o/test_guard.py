@@ -391,6 +391,8 @@ def test_what_it_lacks_is_named(missing):
         ("confidence", 0.0),
         ("rise", -1.0),
         ("remembered", 0),
+        ("num_steps", 0),
+        ("num_steps", 10.5),
     ],
 )
 def test_settings_are_checked(field, value):
@@ -521,6 +523,35 @@ def test_types_are_kept(dtype):
 def test_types_are_kept_in_double_precision(x64, dtype):
     del x64
     assert_types_are_kept(dtype)
+
+
+def test_states_keep_their_type_where_gradients_are_wider():
+    params = {"w": jnp.ones((4, 2), jnp.bfloat16)}
+    tx = l2o.guard(optax.adam(0.1), optax.adam(0.1), num_steps=100)
+    grads = {"w": jnp.ones((4, 2))}
+    state: Any = tx.init(params)
+    updates: Any
+    updates, moved = tx.update(grads, state, params, value=1.0)
+    assert jax.tree.map(jnp.dtype, moved) == jax.tree.map(jnp.dtype, state)
+    assert updates["w"].dtype == jnp.bfloat16
+
+
+def test_a_state_may_have_been_on_a_disk():
+    tx = l2o.guard(l2o.optimizer("digits-mlp", num_steps=100), num_steps=100)
+    state = jax.device_get(tx.init(PARAMS))
+    updates, _ = tx.update(PARAMS, state, PARAMS, value=1.0)
+    wanted, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS, value=1.0)
+    jax.tree.map(np.testing.assert_array_equal, updates, wanted)
+
+
+def test_nothing_in_a_state_is_nan():
+    """Or `jax_debug_nans`, with which others look for theirs, stops at it."""
+    tx = l2o.guard(optax.adam(0.1), optax.adam(0.1), num_steps=100)
+    with jax.debug_nans(True):
+        state = tx.init(PARAMS)
+        step = jax.jit(lambda state: tx.update(PARAMS, state, PARAMS, value=1.0)[1])
+        for _ in range(3):
+            state = step(state)
 
 
 @pytest.mark.parametrize("num_steps", [None, 100, jnp.int32(100)], ids=str)

@@ -95,6 +95,20 @@ def test_from_functions_without_a_key():
     assert (float(loss), aux) == (0.0, {})
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda params, batch, power=2: jnp.mean(batch**power),
+        lambda params, batch, *, power=2: jnp.mean(batch**power),
+        lambda params, key, batch, power=2: jnp.mean(batch**power),
+    ],
+)
+def test_arguments_with_a_default_are_not_given(loss):
+    ones = np.full((20,), 2.0, np.float32)
+    family = tasks.from_functions(lambda key: {}, loss, ones, batch_size=4)
+    assert float(family.start) == pytest.approx(4.0)
+
+
 def test_a_module_may_drop_out():
     family = tasks.from_flax(Dropped(), (X, Y), loss="cross_entropy", batch_size=8)
     task = family.task(family.nominal())
@@ -120,6 +134,17 @@ REFUSED = {
         {"loss": "squared"},
         "outputs and targets must have one shape",
     ),
+    "column": (
+        lambda: (Net(), (X, Y[:, None])),
+        {},
+        "labels must be integers",
+    ),
+    "fractions": (
+        lambda: (Net(), (X, 0.5 * Y)),
+        {},
+        "labels must be integers",
+    ),
+    "classes": (lambda: (Net(), (X, Y + 1)), {}, "labels must be 0 to 1"),
     "vector": (
         lambda: (Net(), (X, Y)),
         {"loss": lambda outputs, labels: outputs[:, 0]},

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import jax
@@ -41,6 +42,15 @@ def test_an_entry_is_in_one_split_and_reached_there(batches):
     assert np.logical_or.reduce(list(reached.values())).all()
     shares = [reached[s].mean() for s in SPLITS]
     np.testing.assert_allclose(shares, [0.7, 0.1, 0.1, 0.1], atol=0.05)
+
+
+def test_all_entries_may_be_seen_and_none_may_not():
+    whole = dataclasses.replace(FAMILY, seen=1.0)
+    task = whole.task(whole.nominal())
+    parts = [task.batch(jax.random.key(1), split)[0] for split in SPLITS]
+    assert np.sum(parts, axis=0).tolist() == np.ones_like(parts[0]).tolist()
+    with pytest.raises(ValueError, match=r"seen must be .*0\.0039.*got 0.001"):
+        dataclasses.replace(FAMILY, seen=0.001)
 
 
 def test_the_target_has_the_sampled_spectrum(spec):
