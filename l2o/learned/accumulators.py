@@ -169,6 +169,7 @@ def read_stats(stats: TensorStats, shape: Sequence[int]) -> Readings:
         row, col, left, right = stats.diag, stats.diag, (), ()
     else:
         row, col = stats.row, stats.col
+        # A factor in the place of a division, as in `start_correction`.
         left = tuple(
             safe_rsqrt(r * (1.0 / (_mean_along(r, dims[0]) + 1e-9))) for r in row
         )

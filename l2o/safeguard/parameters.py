@@ -41,11 +41,12 @@ def choose(condition: jax.Array, one: Any, other: Any) -> Any:
 def in_types_of(tree: Any, like: Any) -> Any:
     """In the types of another tree."""
 
-    def same(x: Any, y: jax.Array) -> jax.Array:
-        x = jnp.asarray(x)
-        return x if x.dtype == y.dtype else x.astype(y.dtype)
+    def typed(x: Any, y: jax.Array) -> Any:
+        # Keys are of one type.
+        is_key = jnp.issubdtype(y.dtype, jax.dtypes.extended)
+        return x if is_key else jnp.asarray(x, y.dtype)
 
-    return jax.tree.map(same, tree, like)
+    return jax.tree.map(typed, tree, like)
 
 
 def way(params: Any, point: Any) -> Any:
