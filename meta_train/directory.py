@@ -113,15 +113,17 @@ class RunDirectory:
 
     def is_finished(self, config: TrainConfig) -> bool:
         """Whether all that `config` asks for is there: optimizer, report if any."""
-        if config.outer.steps not in self.steps() or not self.has_optimizer:
-            return False
         wanted = config.outer.steps
-        if self.facts(wanted)["best"]:
-            wanted = read_manifest(self.best)["outer_step"]
-        # A budget may have ended an earlier life of the run with another one.
-        if read_manifest(self.optimizer)["outer_step"] != wanted:
+        if wanted not in self.steps() or not self.has_optimizer:
             return False
-        return not config.suite or self.has_report
+        try:
+            if self.facts(wanted)["best"]:
+                wanted = read_manifest(self.best)["outer_step"]
+            found = read_manifest(self.optimizer)["outer_step"]
+        except (CheckpointError, KeyError):  # They are to be made again.
+            return False
+        # A budget may have ended an earlier life of the run with another one.
+        return found == wanted and (not config.suite or self.has_report)
 
     def facts(self, step: int) -> dict[str, Any]:
         """What was saved beside the checkpoint of so many outer steps.
