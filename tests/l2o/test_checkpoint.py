@@ -170,7 +170,7 @@ def test_the_same_optimizer_saved_twice_has_the_same_manifest(tmp_path, lopt, th
 @pytest.mark.parametrize(
     ("provenance", "error", "message"),
     [
-        ({"seed": np.int64(3)}, TypeError, "provenance.seed must be made of"),
+        ({"seed": {3}}, TypeError, "provenance.seed must be made of"),
         ({"compute": {"x": np.ones((9, 9))}}, TypeError, "provenance.compute.x must"),
         ({"config": {"lr": float("nan")}}, TypeError, "provenance.config.lr must"),
         ({"sizes": {}}, ValueError, "provenance ['sizes'] is recorded by save"),

@@ -393,7 +393,7 @@ def test_direct_feedback_does_not_mix_examples():
     class Merged(nn.Module):
         @nn.compact
         def __call__(self, x):
-            return nn.Dense(3)(nn.Dense(6)(x).reshape(-1, 6))
+            return nn.Dense(3)(nn.Dense(6)(nn.Dense(4)(x)).reshape(-1, 6))
 
     model, x = Merged(), jnp.ones((4, 5, 2))
     params = model.init(KEY, x)["params"]
