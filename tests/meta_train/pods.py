@@ -16,6 +16,7 @@ class Ended(NamedTuple):
 
     status: int
     log: str
+    output: str
     seconds: float  # after the first of them
 
 
@@ -50,11 +51,9 @@ class Pod:
             place = (*place, "--num-processes", processes) if processes > 1 else ()
             code = f"import sys\n{(codes or {}).get(index, '')}"
             command = runs.command("train", *arguments, *place, code=code)
-            with log.open("w") as file:
+            with log.open("w") as file, log.with_suffix(".out").open("w") as out:
                 self.processes.append(
-                    subprocess.Popen(
-                        command, env=environment, stdout=file, stderr=subprocess.STDOUT
-                    )
+                    subprocess.Popen(command, env=environment, stdout=out, stderr=file)
                 )
 
     def __enter__(self) -> "Pod":
@@ -66,8 +65,12 @@ class Pod:
             process.wait()
 
     def log(self, index: int) -> str:
-        """What a process has said so far."""
+        """What a process has told people so far."""
         return self.logs[index].read_text()
+
+    def output(self, index: int) -> str:
+        """What it has told programs."""
+        return self.logs[index].with_suffix(".out").read_text()
 
     def until(self, done: Path, seconds: float = 90.0) -> None:
         """Waits for a file, while all live."""
@@ -90,7 +93,12 @@ class Pod:
             time.sleep(0.01)
         first = min(times.values())
         return [
-            Ended(process.returncode, self.log(index), times[index] - first)
+            Ended(
+                process.returncode,
+                self.log(index),
+                self.output(index),
+                times[index] - first,
+            )
             for index, process in enumerate(self.processes)
         ]
 

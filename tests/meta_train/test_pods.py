@@ -87,8 +87,8 @@ def test_the_bits_do_not_depend_on_the_layout(layout, wide, config, tmp_path, lo
 def test_one_process_speaks(config, reference, tmp_path, logs):
     out = tmp_path / "run"
     first, second = pods.train(logs, config, "--out", out, "--json")
-    *_, last = first.log.splitlines()
-    assert json.loads(last)["finished"]
+    assert json.loads(first.output)["finished"]
+    assert second.output == ""
     assert [line for line in second.log.splitlines() if "Gloo" not in line] == []
     assert runs.bits(out) == runs.bits(reference)
     # What is finished is not begun again.
