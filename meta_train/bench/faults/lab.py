@@ -67,7 +67,7 @@ LIMIT = 300.0
 """Seconds after which a life that goes on is a hang."""
 
 _MARK = "L2O_FAULTS"
-_LEFTOVERS = ("checkpoints/.*", ".*", "report/.partial")
+_LEFTOVERS = ("checkpoints/.*", ".*", "report/.*")
 
 
 class Layout(NamedTuple):
@@ -137,7 +137,8 @@ class Life:
 
     @property
     def is_evaluating(self) -> bool:
-        return (self.out / "report" / ".partial").exists()
+        # What is not yet a report lies there under a hidden name.
+        return any((self.out / "report").glob(".*"))
 
     def until(self, condition: "Callable[[Life], bool]") -> bool:
         """Waits for a condition; whether it came while all processes ran."""
