@@ -553,6 +553,7 @@ def test_nothing_in_a_state_is_nan():
         step = jax.jit(lambda state: tx.update(PARAMS, state, PARAMS, value=1.0)[1])
         for _ in range(3):
             state = step(state)
+    assert not any(np.isnan(x).any() for x in jax.tree.leaves(state))
 
 
 @pytest.mark.parametrize("num_steps", [None, 100, jnp.int32(100)], ids=str)
