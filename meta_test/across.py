@@ -119,6 +119,10 @@ def without_level(report: Report) -> tuple[str, ...]:
     )
 
 
+NO_LEVEL = f"speedups, as {REFERENCE}'s median training diverged and has no level"
+"""What cells of `without_level` are left out of, and why."""
+
+
 def without_scale(report: Report, split: ComparedSplit) -> tuple[str, ...]:
     """Cells on which no tuned baseline ends below the initial loss; none without any.
 
@@ -131,6 +135,13 @@ def without_scale(report: Report, split: ComparedSplit) -> tuple[str, ...]:
         cell.name
         for cell in report.suite.cells
         if _scale(report, _row(report, cell, first), split) is None
+    )
+
+
+def no_scale(split: str) -> str:
+    """What cells of `without_scale` are left out of, and why."""
+    return (
+        f"normalised {split} losses, as no tuned baseline ends below the initial loss"
     )
 
 

@@ -17,7 +17,7 @@ from meta_test import across_figure, card, card_figure, guards, spreadsheet
 from meta_test.across import FACTORS, across, without_level, without_scale
 from meta_test.aggregates import Comparison, Interval
 from meta_test.card import Card
-from meta_test.evaluate import REFERENCE, Chosen, Report, Row
+from meta_test.evaluate import REFERENCE, Chosen, ComparedSplit, Report, Row
 from meta_test.figure import draw
 from meta_test.optimizers import Contender
 from meta_test.page import page
@@ -196,8 +196,7 @@ def as_json(
             "factors": FACTORS,
             "without_level": without_level(report),
             "without_scale": {
-                "train": without_scale(report, "train"),
-                "test": without_scale(report, "test"),
+                split: without_scale(report, split) for split in get_args(ComparedSplit)
             },
             "contenders": [_plain(one) for one in across(report)],
         },

@@ -6,10 +6,12 @@ from typing import TextIO, get_args
 import numpy as np
 
 from meta_test.across import (
+    NO_LEVEL,
     Across,
     Normalised,
     Speedup,
     across,
+    no_scale,
     without_level,
     without_scale,
 )
@@ -85,19 +87,14 @@ def plain_text(report: Report) -> str:
 def overall(report: Report) -> str:
     """A line a contender over all cells, and what the columns mean."""
     text = f"{aligned([ACROSS, *map(_across_line, across(report))])}\n{ACROSS_NOTES}"
-    of_all = f"of {len(report.suite.cells)} cells"
-    if left_out := without_level(report):
-        text += (
-            f"\nLeft out of speedups, as {REFERENCE}'s median training diverged and "
-            f"has no level: {len(left_out)} {of_all}\n({'; '.join(left_out)})."
-        )
-    for split in ("train", "test"):
-        if left_out := without_scale(report, split):
-            text += (
-                f"\nLeft out of normalised {split} losses, as no tuned baseline ends "
-                f"below the initial loss: {len(left_out)} {of_all}\n"
-                f"({'; '.join(left_out)})."
-            )
+    left_out = {NO_LEVEL: without_level(report)}
+    for split in get_args(ComparedSplit):
+        left_out[no_scale(split)] = without_scale(report, split)
+    count = len(report.suite.cells)
+    for why, cells in left_out.items():
+        if cells:
+            named = "; ".join(cells)
+            text += f"\nLeft out of {why}: {len(cells)} of {count} cells\n({named})."
     return text
 
 

@@ -64,7 +64,7 @@ class RunBooks:
                     WandB(
                         config.log.wandb,
                         config.name,
-                        directory.identity(),
+                        directory.run_id(),
                         to_dict(config),
                     )
                 )

@@ -11,7 +11,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -346,7 +346,7 @@ Command = (
 )
 
 
-_FOR_ALL = ("--json", "--debug")
+_FOR_ALL = tuple(f"--{flag.name}" for flag in fields(Common))
 _ASSIGNMENT = re.compile(r"[\w.-]+=")
 
 

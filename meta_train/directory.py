@@ -4,7 +4,7 @@ config.json      the whole config and its hash
 checkpoints/     step_N: the whole outer state after N outer steps
 metrics.jsonl    a line per dispatch; part of what a resumed run reproduces
 timing.jsonl     a line per dispatch: how long it took
-identity         where W&B is told of it: a word that no other run has
+run_id           where W&B is told of it: a word that no other run has
 tensorboard/     the metrics as TensorBoard events
 best/            with validation: the best theta so far, for `l2o.load`
 optimizer/       the result, for `l2o.load`
@@ -135,11 +135,10 @@ class RunDirectory:
 
     def last_row(self) -> dict[str, Any] | None:
         """The last row of metrics that is whole, if there is any."""
-        rows = []
-        with suppress(OSError, ValueError):
-            lines = self.local(self.metrics).read_text(encoding="utf-8").splitlines()
-            rows = [json.loads(line) for line in lines[-1:]]
-        return rows[0] if rows else None
+        with suppress(OSError, ValueError, IndexError):
+            text = self.local(self.metrics).read_text(encoding="utf-8")
+            return json.loads(text.splitlines()[-1])
+        return None
 
     def require_free(self) -> None:
         """Raises ValueError when there are files here that a new run would change."""
@@ -195,9 +194,9 @@ class RunDirectory:
         """Where to write a file that grows, or is drawn, while `locked`."""
         return self._workspace.root / path.relative_to(self.path)
 
-    def identity(self) -> str:
+    def run_id(self) -> str:
         """A random word that is this run's alone, from the first time it is asked."""
-        path = self.path / "identity"
+        path = self.path / "run_id"
         if not self._files.is_file(path):
             self._files.write(path, secrets.token_hex(8).encode())
         return self._files.read(path).decode()

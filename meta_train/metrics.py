@@ -199,14 +199,14 @@ class WandB:
     """A run of Weights & Biases; what is resumed goes on in the same one."""
 
     def __init__(
-        self, project: str, name: str, identity: str, config: dict[str, Any]
+        self, project: str, name: str, run_id: str, config: dict[str, Any]
     ) -> None:
         """Begins or continues the run.
 
         Args:
             project: where it is listed.
             name: of the run.
-            identity: what no other run has, and this one has whenever it goes on.
+            run_id: what no other run has, and this one has whenever it goes on.
             config: of the run.
 
         Raises:
@@ -222,7 +222,7 @@ class WandB:
         self._run: Any = wandb.init(
             project=project,
             name=name,
-            id=identity,
+            id=run_id,
             resume="allow",
             config=config,
         )

@@ -203,8 +203,8 @@ def from_flax(
         A family to meta-train or to evaluate on.
 
     Raises:
-        ValueError: the module has variables that are not parameters, or as
-            `from_functions` does.
+        ValueError: the module has variables that are not parameters, or labels are not
+            those of its logits; or as `from_functions` does.
     """
     if callable(loss):
         measure = lambda outputs, targets: (loss(outputs, targets), {})

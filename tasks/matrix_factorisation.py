@@ -133,7 +133,7 @@ class MatrixFactorisation(TaskFamily):
         def batch(key: jax.Array, split: Split) -> Batch:
             part = number_of(split)
             ours = (place >= (0.0, *_ENDS)[part]) & (place < _ENDS[part])
-            # A byte is below 256 whatever it is, which no byte is.
+            # Not among bytes, where 256, for all, would be 0.
             chance = jax.random.bits(key, shape, jnp.uint8).astype(jnp.int32)
             drawn = ours & (chance < round(256 * self.seen))
             entries = spec.disturbed if split == "train" else spec.target

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from statistics import fmean
 from typing import get_args
 
+from meta_test.across import NO_LEVEL, no_scale
 from meta_test.evaluate import ComparedSplit
 from meta_test.page.findings import Findings, Tree, as_float, final_losses, median
 from meta_test.page.markup import (
@@ -135,14 +136,9 @@ def overall(found: Findings) -> Html:
         for name, one in found.across.items()
     ]
     across = found.tree["across"]
-    left_out = {
-        f"speedups, as {reference}'s median training diverged and has no level": (
-            across["without_level"]
-        )
-    }
+    left_out = {NO_LEVEL: across["without_level"]}
     for split, cells in across["without_scale"].items():
-        what = f"normalised {split} losses, as no tuned baseline ends below the initial"
-        left_out[f"{what} loss"] = cells
+        left_out[no_scale(split)] = cells
     notes = [
         tag(
             "p",

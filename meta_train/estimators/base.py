@@ -14,10 +14,8 @@ class MetaGradient(NamedTuple):
     gradient: jax.Array  # shape=(size of theta,), dtype=jnp.float32
     meta_loss: jax.Array  # shape=(): mean over the particles whose loss is finite
     valid: jax.Array  # shape=(), int32: contributions that counted
-    non_finite: (
-        jax.Array
-    )  # shape=(), int32: units with something that is not finite; with a
-    # cap on losses they may count all the same
+    # Units with something that is not finite; they may count, where losses have a cap.
+    non_finite: jax.Array  # shape=(), int32
     restarts: jax.Array  # shape=(), int32: problems that began with this estimate
     inner_steps: jax.Array  # shape=(), int32: made for it, over all particles
 

@@ -251,7 +251,7 @@ def test_a_word_of_its_own(tmp_path):
     one, other = (RunDirectory(tmp_path / name) for name in "ab")
     for run in (one, other):
         run.path.mkdir()
-    assert one.identity() == one.identity() != other.identity()
+    assert one.run_id() == one.run_id() != other.run_id()
 
 
 def test_directories_are_numbered(tmp_path):
