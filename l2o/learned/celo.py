@@ -19,6 +19,7 @@ from l2o.learned.base import (
     require_num_steps,
     require_params,
 )
+from l2o.learned.explicit_axes import shardable
 from l2o.learned.groups import group_tensors, init_groups, ungroup
 from l2o.learned.network import mlp_init
 from l2o.learned.per_parameter import move_groups
@@ -104,6 +105,7 @@ class Celo(LearnedOptimizer):
             **tensor_lstm_init(lstm_key, NUM_COURSE_FEATURES, self.lstm_size, heads),
         }
 
+    @shardable
     def with_theta(
         self, theta: Theta, *, num_steps: int | jax.Array | None = None
     ) -> optax.GradientTransformationExtraArgs:

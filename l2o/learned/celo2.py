@@ -20,6 +20,7 @@ from l2o.learned.accumulators import (
     init_stats,
 )
 from l2o.learned.base import LearnedOptimizer, Theta, require_params
+from l2o.learned.explicit_axes import shardable
 from l2o.learned.features import Feature, root_scales, velo_inputs
 from l2o.learned.groups import Group, group_tensors, init_groups, ungroup
 from l2o.learned.network import Layers, mlp_init
@@ -112,6 +113,7 @@ class Celo2(LearnedOptimizer):
         sizes = [NUM_FEATURES, *[self.hidden_size] * self.hidden_layers, NUM_OUTPUTS]
         return {"mlp": mlp_init(key, sizes)}
 
+    @shardable
     def with_theta(
         self, theta: Theta, *, num_steps: int | jax.Array | None = None
     ) -> optax.GradientTransformationExtraArgs:

@@ -24,6 +24,7 @@ from l2o.learned.base import (
     require_num_steps,
     require_params,
 )
+from l2o.learned.explicit_axes import shardable
 from l2o.learned.tensor_lstm import (
     NUM_COURSE_FEATURES,
     TensorLSTMState,
@@ -80,6 +81,7 @@ class CeloAdam(LearnedOptimizer):
         heads = {"step_size": 1}
         return tensor_lstm_init(key, NUM_COURSE_FEATURES, self.lstm_size, heads)
 
+    @shardable
     def with_theta(
         self, theta: Theta, *, num_steps: int | jax.Array | None = None
     ) -> optax.GradientTransformationExtraArgs:

@@ -11,6 +11,7 @@ import optax
 from l2o.config import require_positive, require_range
 from l2o.learned.accumulators import start_correction
 from l2o.learned.base import LearnedOptimizer, Theta
+from l2o.learned.explicit_axes import shardable
 from l2o.learned.in_float32 import in_float32
 
 
@@ -60,6 +61,7 @@ class LearnableAdam(LearnedOptimizer):
             "log_epsilon": jnp.float32(math.log(self.epsilon)),
         }
 
+    @shardable
     def with_theta(
         self, theta: Theta, *, num_steps: int | jax.Array | None = None
     ) -> optax.GradientTransformationExtraArgs:

@@ -10,6 +10,7 @@ import optax
 
 from l2o.config import require_positive
 from l2o.learned.base import LearnedOptimizer, Theta
+from l2o.learned.explicit_axes import shardable
 from l2o.learned.in_float32 import in_float32
 
 
@@ -40,6 +41,7 @@ class LearnableSGD(LearnedOptimizer):
         del key  # Nothing is drawn.
         return {"log_learning_rate": jnp.float32(math.log(self.learning_rate))}
 
+    @shardable
     def with_theta(
         self, theta: Theta, *, num_steps: int | jax.Array | None = None
     ) -> optax.GradientTransformationExtraArgs:

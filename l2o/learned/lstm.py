@@ -11,6 +11,7 @@ import optax
 from l2o.config import require_positive, require_positive_int, require_range
 from l2o.learned.base import LearnedOptimizer, Theta, map_tensors, require_params
 from l2o.learned.coordinate_lstm import State, stack_init, stack_state, stack_step
+from l2o.learned.explicit_axes import shardable
 
 
 class LSTMState(NamedTuple):
@@ -77,6 +78,7 @@ class LSTM(LearnedOptimizer):
         inputs = 1 if self.preprocess_p is None else 2
         return stack_init(key, inputs, self.hidden_size, self.num_layers)
 
+    @shardable
     def with_theta(
         self, theta: Theta, *, num_steps: int | jax.Array | None = None
     ) -> optax.GradientTransformationExtraArgs:

@@ -16,6 +16,7 @@ from l2o.learned.base import (
     require_params,
     require_value,
 )
+from l2o.learned.explicit_axes import shardable
 from l2o.learned.groups import group_tensors, init_groups, ungroup
 from l2o.learned.loss_features import NUM_LOSS_FEATURES
 from l2o.learned.muon_control import (
@@ -120,6 +121,7 @@ class MuonLSTM(LearnedOptimizer):
             **control_init(timed=True, orthogonalize=True),
         }
 
+    @shardable
     def with_theta(
         self, theta: Theta, *, num_steps: int | jax.Array | None = None
     ) -> optax.GradientTransformationExtraArgs:

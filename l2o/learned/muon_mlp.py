@@ -15,6 +15,7 @@ from l2o.learned.base import (
     require_num_steps,
     require_params,
 )
+from l2o.learned.explicit_axes import shardable
 from l2o.learned.groups import group_tensors, init_groups, ungroup
 from l2o.learned.muon_control import (
     NUM_CONTROLS,
@@ -111,6 +112,7 @@ class MuonMLP(LearnedOptimizer):
             **control_init(self.timed, self.orthogonalize),
         }
 
+    @shardable
     def with_theta(
         self, theta: Theta, *, num_steps: int | jax.Array | None = None
     ) -> optax.GradientTransformationExtraArgs:

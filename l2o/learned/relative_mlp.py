@@ -16,6 +16,7 @@ from l2o.learned.base import (
     require_num_steps,
     require_params,
 )
+from l2o.learned.explicit_axes import shardable
 from l2o.learned.features import (
     TRAINING_FRACTIONS,
     fraction_features,
@@ -103,6 +104,7 @@ class RelativeMLP(LearnedOptimizer):
             "decay": jnp.zeros((), jnp.float32),
         }
 
+    @shardable
     def with_theta(
         self, theta: Theta, *, num_steps: int | jax.Array | None = None
     ) -> optax.GradientTransformationExtraArgs:

@@ -18,6 +18,7 @@ from l2o.learned.coordinate_lstm import (
     stack_state,
     stack_step,
 )
+from l2o.learned.explicit_axes import shardable
 from l2o.learned.network import dense_init
 
 
@@ -100,6 +101,7 @@ class RNNProp(LearnedOptimizer):
             **stack_init(stack_key, size, size, self.num_layers),
         }
 
+    @shardable
     def with_theta(
         self, theta: Theta, *, num_steps: int | jax.Array | None = None
     ) -> optax.GradientTransformationExtraArgs:

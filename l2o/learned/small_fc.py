@@ -11,6 +11,7 @@ import optax
 from l2o.config import require_positive, require_positive_int, require_range
 from l2o.learned.accumulators import Decays, TensorStats, init_stats
 from l2o.learned.base import LearnedOptimizer, Theta, require_params
+from l2o.learned.explicit_axes import shardable
 from l2o.learned.features import (
     STEP_TIMESCALES,
     small_fc_inputs,
@@ -111,6 +112,7 @@ class SmallFC(LearnedOptimizer):
             "factored_decays": jnp.zeros((len(self.factored_decays),), jnp.float32),
         }
 
+    @shardable
     def with_theta(
         self, theta: Theta, *, num_steps: int | jax.Array | None = None
     ) -> optax.GradientTransformationExtraArgs:

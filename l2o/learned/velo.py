@@ -22,6 +22,7 @@ from l2o.learned.base import (
     require_num_steps,
     require_params,
 )
+from l2o.learned.explicit_axes import shardable
 from l2o.learned.groups import (
     Group,
     group_tensors,
@@ -122,6 +123,7 @@ class VeLO(LearnedOptimizer):
             **tensor_lstm_init(lstm_key, NUM_TENSOR_FEATURES, self.lstm_size, heads),
         }
 
+    @shardable
     def with_theta(
         self, theta: Theta, *, num_steps: int | jax.Array | None = None
     ) -> optax.GradientTransformationExtraArgs:

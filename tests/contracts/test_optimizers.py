@@ -596,6 +596,49 @@ def test_sharded_tensors(subject):
     assert shapes_of(jax.eval_shape(sharded, params, params)) == shapes_of(params)
 
 
+def test_tensors_on_explicit_axes(subject):
+    """The default of `jax.make_mesh`: what comes out lies as what goes in."""
+    P = jax.sharding.PartitionSpec
+    mesh = jax.sharding.AbstractMesh(
+        (2, 2), ("x", "y"), axis_types=(jax.sharding.AxisType.Explicit,) * 2
+    )
+    lie = {"one": P("x", "y"), "two": P("x", "y"), "large": P(None, "y"), "row": P("y")}
+    shapes = {"one": (4, 6), "two": (4, 6), "large": (130, 132), "row": (6,)}
+    params = {
+        name: jax.ShapeDtypeStruct(
+            shape, jnp.float32, sharding=jax.sharding.NamedSharding(mesh, lie[name])
+        )
+        for name, shape in shapes.items()
+    }
+
+    def step(params, grads):
+        tx = subject.tx()
+        state = tx.init(params)
+        return *tx.update(grads, state, params, value=VALUE), state
+
+    with jax.sharding.use_abstract_mesh(mesh):
+        updates, state, before = jax.eval_shape(step, params, params)
+    assert {name: update.sharding.spec for name, update in updates.items()} == lie
+    assert state == before
+    large = [x for x in jax.tree.leaves(state) if x.size >= 130 * 132]
+    assert all("y" in x.sharding.spec for x in large)
+
+
+def test_explicit_axes_do_not_change_a_bit(subject):
+    """Theta and horizon may lie on the mesh as well."""
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
+    params, grads = normal(0, SMALL), normal(1, SMALL)
+    plain = follow(subject.compiled(), params, [grads])
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    on_mesh = dataclasses.replace(
+        subject, theta=jax.device_put(subject.theta, everywhere)
+    )
+    with jax.set_mesh(mesh):
+        got = follow(on_mesh.compiled(), *jax.device_put((params, [grads]), place))
+    assert_trees_equal(got, plain)
+
+
 # In the company of optax
 
 
