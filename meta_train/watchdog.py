@@ -26,11 +26,16 @@ def end() -> None:
     os._exit(status.HUNG)
 
 
+_STOPPED = 20
+"""Intervals without a look after which it is sure that nothing of the process ran."""
+
+
 class Watchdog:
     """While entered, ends the process when it makes no progress for too long.
 
     That is `seconds`, or `FACTOR` times the median time between two signs of progress
-    if that is longer. The stacks of all threads go to stderr before the end.
+    if that is longer. Time in which the whole process stood still, as after Ctrl-Z,
+    does not count. The stacks of all threads go to stderr before the end.
     """
 
     def __init__(self, seconds: float, end: Callable[[], None] = end) -> None:
@@ -86,9 +91,15 @@ class Watchdog:
                 self._last = time.monotonic()
 
     def _watch(self) -> None:
-        while not self._over.wait(min(1.0, self._seconds / 5)):
+        interval = min(1.0, self._seconds / 5)
+        looked = time.monotonic()
+        while not self._over.wait(interval):
+            now = time.monotonic()
+            stood, looked = now - looked, now
             with self._lock:
-                waited = time.monotonic() - self._last
+                if stood > _STOPPED * interval:
+                    self._last += stood
+                waited = now - self._last
                 name, limit = self._phase, self._limit
             if limit is None or waited <= limit:
                 continue

@@ -4,8 +4,9 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -45,6 +46,12 @@ def assert_no_recompile() -> Iterator[None]:
         yield
     if names:
         pytest.fail(f"compiled again: {', '.join(names)}")
+
+
+def nightly(rows: Iterable[Any], *, but: Collection[Any]) -> list[Any]:
+    """Rows of `pytest.mark.parametrize`, all of them `nightly` but for some."""
+    mark = pytest.mark.nightly
+    return [row if row in but else pytest.param(row, marks=mark) for row in rows]
 
 
 def run_python(code: str, *, devices: int = 1, timeout: float = 100.0) -> str:

@@ -16,7 +16,7 @@ from meta_test.suites import QUICK
 from meta_test.sweep import run_grid
 from meta_train import config as configs
 from meta_train.config import TrainConfig
-from tests.helpers import ROOT
+from tests.helpers import ROOT, nightly
 
 
 NAMES = released.names()
@@ -95,7 +95,7 @@ REACHED = dict.fromkeys(NAMES, 0.06) | {"lstm": 0.1}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", nightly(NAMES, but=["digits-mlp", "velo-base"]))
 def test_it_trains_the_plain_digits_mlp(name):
     """In 200 steps, from two seeds."""
     lopt, theta = l2o.load(name)

@@ -10,6 +10,7 @@ import pytest
 from l2o.learned import LearnableAdam
 from meta_test.families import FAMILIES, TYPICAL, build_family
 from tests.contracts.task_rows import AUGMENTED, ROWS
+from tests.helpers import nightly
 from tests.meta_train.problems import make_estimator, make_trainer, strategies
 
 
@@ -30,7 +31,11 @@ def train(trainer):
     return start.theta, *trainer.dispatch(start)
 
 
-@pytest.mark.parametrize("name", FOUND)
+# Of each kind of model one.
+OFTEN = ["image_mlp", "image_conv", "lm_rnn", "quadratic", "policy_gradient"]
+
+
+@pytest.mark.parametrize("name", nightly(FOUND, but=OFTEN))
 def test_meta_gradients_are_finite(name):
     estimator = make_estimator(
         FOUND[name](), LearnableAdam(), strategies(sigma=0.1), horizon=4, pairs=2

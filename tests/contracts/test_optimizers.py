@@ -29,7 +29,7 @@ from l2o.learned import (
     SmallFC,
     VeLO,
 )
-from tests.helpers import assert_no_recompile
+from tests.helpers import assert_no_recompile, nightly
 
 
 # Every architecture, small; more than once where a field makes another program.
@@ -115,7 +115,8 @@ class Subject:
         return optax.GradientTransformationExtraArgs(init, update)
 
 
-@pytest.fixture(params=ROWS, scope="module")
+# Every architecture always; more of one by night.
+@pytest.fixture(params=nightly(ROWS, but=ARCHITECTURES), scope="module")
 def subject(request) -> Subject:
     lopt = ROWS[request.param]
     return Subject(lopt, random_theta(lopt, 0))

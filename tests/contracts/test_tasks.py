@@ -12,7 +12,7 @@ import pytest
 from meta_test.families import AUGMENTATIONS, FAMILIES
 from tasks import SPLITS, Task, TaskFamily
 from tests.contracts.task_rows import AUGMENTED, REFUSED, ROWS, Row
-from tests.helpers import assert_no_recompile
+from tests.helpers import assert_no_recompile, nightly
 
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -60,7 +60,10 @@ class Subject:
     seen: dict[str, Any]
 
 
-@pytest.fixture(params=ROWS | AUGMENTED, scope="module")
+# Every family always; more of one by night.
+@pytest.fixture(
+    params=nightly(ROWS | AUGMENTED, but=FAMILIES | AUGMENTATIONS), scope="module"
+)
 def subject(request) -> Subject:
     row = (ROWS | AUGMENTED)[request.param]
     family = row.make()

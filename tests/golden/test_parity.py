@@ -15,6 +15,7 @@ import pytest
 
 import l2o
 from l2o.learned import groups, per_parameter
+from tests.helpers import nightly
 
 
 HERE = Path(__file__).parent
@@ -73,7 +74,7 @@ def follow(lopt, theta, params, grads, losses, num_steps):
     return jax.lax.scan(body, (params, tx.init(params)), (grads, losses))[1]
 
 
-@pytest.fixture(params=["plain", "elementwise", "looped"])
+@pytest.fixture(params=nightly(["plain", "elementwise", "looped"], but=["plain"]))
 def layout(request, monkeypatch):
     """The recorded tensors are all small: they are also put through the other ways.
 

@@ -272,9 +272,15 @@ def test_there_is_no_reverse_pass():
     "make",
     [
         functools.partial(forward_gradient, tangents=1),
-        functools.partial(forward_gradient, tangents=16, together=1),
-        activity_perturbation,
-        functools.partial(activity_perturbation, local_losses=True),
+        pytest.param(
+            functools.partial(forward_gradient, tangents=16, together=1),
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(activity_perturbation, marks=pytest.mark.nightly),
+        pytest.param(
+            functools.partial(activity_perturbation, local_losses=True),
+            marks=pytest.mark.nightly,
+        ),
     ],
     ids=["forward_gradient", "16 tangents", "activity", "local losses"],
 )

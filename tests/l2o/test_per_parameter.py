@@ -299,6 +299,7 @@ def test_programs_grow_with_shapes_and_not_with_tensors(monkeypatch, name, batch
     assert instructions(many) - instructions(few) <= 20 * 25
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.parametrize("batched", [groups.BATCHED, -1])
 def test_a_hundred_layers_are_at_most_twice_the_program_of_six(monkeypatch, batched):

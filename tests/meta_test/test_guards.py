@@ -20,6 +20,7 @@ from meta_test.suites import Cell
 from meta_test.sweep import run_grid
 from meta_test.table import plain_text
 from meta_test.variants import FALLBACK, Guarded, fallback, guarded
+from tests.helpers import nightly
 from tests.meta_test.problems import line_suite, sgd
 
 
@@ -196,7 +197,7 @@ def excess(name, contender):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", nightly(CELLS, but=["quadratic"]))
 def test_whatever_is_guarded_ends_within_5_percent_of_the_fallback(name):
     candidates = jnp.arange(len(FAULTS))
     faulty = guarded(Contender("faulty", Faulty(), candidates, FAULTS, learned=True))
@@ -207,6 +208,7 @@ def test_whatever_is_guarded_ends_within_5_percent_of_the_fallback(name):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["perceptron", "quadratic"])
 def test_so_do_thetas_of_noise(name):
     lopt, rng = RelativeMLP(), np.random.default_rng(0)
@@ -219,6 +221,7 @@ def test_so_do_thetas_of_noise(name):
     assert (found <= 0.05).all()
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_released_optimizer_that_helps_is_kept():
     """Final losses within 2 % of the way from the initial one to its own."""

@@ -24,6 +24,7 @@ def test_parts_of_a_run_are_timed(tmp_path):
     assert result["state_bytes"] >= 4 * 2 * 32 * 4
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_processes_measure_together(monkeypatch):
     monkeypatch.setattr(restart, "CONFIG", runs.TINY)

@@ -79,6 +79,7 @@ def test_what_killed_writers_left_is_no_checkpoint(store, folder, run):
     assert store.names(f"{checkpoints}/step_copy/") != []
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_kill_while_two_processes_save(
     store, folder, out, config, tmp_path, reference

@@ -147,6 +147,7 @@ def twice(prepared, dispatch):
     return sha256(*dispatch(prepared.trainer, state))
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_bits_do_not_depend_on_what_is_kept(config, tmp_path, monkeypatch):
     """Nor on the number of devices."""

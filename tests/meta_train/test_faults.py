@@ -104,6 +104,7 @@ def test_kills_at_changes_to_the_files(config, reference, tmp_path):
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_kills_at_any_moment(config, reference, tmp_path):
     # No life but the last writes the last line.
@@ -135,6 +136,7 @@ jax.stages.Lowered.compile = compile_with_signal
 """
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_sigterm_while_compiling(config, reference, tmp_path):
     out = tmp_path / "a run"
@@ -165,6 +167,7 @@ JsonLines.append = append_and_wait
 """
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_from_outside(number, config, reference, tmp_path):
@@ -216,6 +219,7 @@ def fill(path: Path) -> None:
     assert not shutil.disk_usage(path).free
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_disk_that_is_full_for_a_while(config, reference, small_disk):
     out = small_disk / "run"

@@ -240,6 +240,7 @@ def test_a_run_is_continued_only_when_that_is_asked(tmp_path, capsys):
     assert "pass --resume to continue it" in capsys.readouterr().err
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 def test_a_run_of_two_processes_survives_a_kill(config, reference, tmp_path):

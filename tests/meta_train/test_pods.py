@@ -8,6 +8,7 @@ import pytest
 
 from meta_train import status
 from meta_train.directory import RunDirectory
+from tests.helpers import nightly
 from tests.meta_train import pods, runs
 from tests.meta_train.runs import STEPS
 
@@ -69,7 +70,10 @@ def wide(config, tmp_path_factory):
     return runs.bits(directory)
 
 
-@pytest.mark.parametrize("layout", [(1, 4), (2, 1), (2, 2), (4, 1)])
+@pytest.mark.parametrize(
+    "layout",
+    nightly([(1, 4), (2, 1), (2, 2), (4, 1)], but=[(2, 1)]),
+)
 def test_the_bits_do_not_depend_on_the_layout(layout, wide, config, tmp_path, logs):
     """Of processes, and devices of each."""
     processes, devices = layout
@@ -97,7 +101,7 @@ def test_one_process_speaks(config, reference, tmp_path, logs):
     assert "is finished, nothing to resume" in again[0].log
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", nightly([0, 1], but=[0]))
 def test_a_signal_to_one_stops_all_at_one_step(
     victim, config, reference, tmp_path, logs
 ):
@@ -128,6 +132,7 @@ def until_said(pod, text):
     said.touch()
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_kill_costs_time_and_nothing_else(victim, config, reference, tmp_path, logs):
     out, mark = tmp_path / "run", tmp_path / "mark"
@@ -145,7 +150,7 @@ def test_a_kill_costs_time_and_nothing_else(victim, config, reference, tmp_path,
     assert runs.bits(out) == runs.bits(reference)
 
 
-@pytest.mark.parametrize("culprit", [0, 1])
+@pytest.mark.parametrize("culprit", nightly([0, 1], but=[0]))
 def test_an_exception_in_one_ends_all(culprit, config, tmp_path, logs):
     codes = {culprit: AT_STEP_6.format(action="raise RuntimeError('bad luck')")}
     ended = pods.train(logs, config, "--out", tmp_path / "run", codes=codes)

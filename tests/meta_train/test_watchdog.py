@@ -44,3 +44,13 @@ def test_what_is_always_slow_does_not_hang(ended):
             time.sleep(0.06)
             watchdog.progress()
         assert not ended.wait(0.3)
+
+
+def test_a_process_that_was_stopped_did_not_hang(ended, monkeypatch):
+    """Its clock went on, as it does after Ctrl-Z; what hangs after that is ended."""
+    clock, late = time.monotonic, [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock() + late[0])
+    with Watchdog(0.5, ended.set):
+        late[0] = 1000.0
+        assert not ended.wait(0.3)
+        assert ended.wait(5)

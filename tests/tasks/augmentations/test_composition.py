@@ -77,6 +77,7 @@ def meta_test(family):
     )
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.parametrize("nest", NESTS)
 def test_three_nested_train(nest):
