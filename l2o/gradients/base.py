@@ -5,8 +5,8 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
 
 
 Params: TypeAlias = Any
@@ -67,9 +67,23 @@ def draw(
 
 
 def draw_like(key: jax.Array, tree: Params, distribution: Distribution) -> Params:
-    """The same in a tree of arrays; one draw for all is one program to compile."""
-    flat, unravel = ravel_pytree(tree)
-    return unravel(draw(key, flat.shape, flat.dtype, distribution))
+    """The same in a tree of arrays; one draw for all is one program to compile.
+
+    Where a leaf lies along explicit axes of a mesh its noise does, too.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    if not leaves:
+        return tree
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    flat = draw(key, (int(ends[-1]),), jnp.result_type(*leaves), distribution)
+    parts = jnp.split(flat, ends[:-1])
+
+    def shaped(part: jax.Array, leaf: jax.Array) -> jax.Array:
+        noise = part.reshape(leaf.shape).astype(leaf.dtype)
+        own = jax.typeof(leaf).sharding
+        return jax.sharding.reshard(noise, own) if own.mesh.explicit_axes else noise
+
+    return structure.unflatten(map(shaped, parts, leaves))
 
 
 def angle(grads: Params, reference: Params) -> jax.Array:
@@ -80,7 +94,11 @@ def angle(grads: Params, reference: Params) -> jax.Array:
     Below 90 a small step along the one is a descent along the other. NaN where one of
     them is zero.
     """
-    a, _ = ravel_pytree(grads)
-    b, _ = ravel_pytree(reference)
-    cosine = optax.cosine_similarity(a, b)
+
+    def dot(a: Params, b: Params) -> jax.Array:
+        products = jax.tree.map(lambda x, y: jnp.sum(x * y, dtype=jnp.float32), a, b)
+        return jnp.asarray(optax.tree.sum(products))
+
+    lengths = jnp.sqrt(dot(grads, grads)) * jnp.sqrt(dot(reference, reference))
+    cosine = dot(grads, reference) / lengths
     return jnp.degrees(jnp.arccos(jnp.clip(cosine, -1.0, 1.0)))

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import optax
 from jax.core import Tracer
-from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from jax.sharding import NamedSharding, PartitionSpec as P
 
 from l2o.learned.base import Theta
 
@@ -86,8 +86,8 @@ def shardable(with_theta: WithTheta) -> WithTheta:
 def _explicit_mesh(tree: Any) -> Any:
     """The mesh of the first leaf that has explicit axes; None where there is none."""
     for leaf in jax.tree.leaves(tree):
-        mesh = getattr(jax.typeof(leaf).sharding, "mesh", None)
-        if mesh is not None and AxisType.Explicit in mesh.axis_types:
+        mesh = jax.typeof(leaf).sharding.mesh
+        if mesh.explicit_axes:
             # Of what is not under tracing the devices are known, and needed.
             return mesh if isinstance(leaf, Tracer) else leaf.sharding.mesh
     return None
@@ -124,12 +124,7 @@ def _as_parameters(state: Any, params: Any, mesh: Any) -> Any:
 def _on_auto_axes(
     function: Callable[..., Any], mesh: Any, out_sharding: Any, *args: Any
 ) -> Any:
-    explicit = tuple(
-        name
-        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
-        if kind == AxisType.Explicit
-    )
     with_auto = jax.sharding.auto_axes(
-        function, axes=explicit, out_sharding=out_sharding
+        function, axes=mesh.explicit_axes, out_sharding=out_sharding
     )
     return with_auto(*args)

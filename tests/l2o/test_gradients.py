@@ -576,3 +576,29 @@ def test_bad_sources_are_refused_in_one_line(text, message):
 def test_local_losses_need_a_model():
     with pytest.raises(ValueError, match="local_losses need a flax model"):
         activity_perturbation(quadratic, local_losses=True)
+
+
+@pytest.mark.parametrize(
+    "make", [backprop, forward_gradient, evolution_strategies], ids=lambda f: f.__name__
+)
+def test_gradients_lie_as_parameters_do_on_explicit_axes(make):
+    """The default of `jax.make_mesh`."""
+    P = jax.sharding.PartitionSpec
+    mesh = jax.sharding.AbstractMesh(
+        (2, 2), ("x", "y"), axis_types=(jax.sharding.AxisType.Explicit,) * 2
+    )
+    lie = {"kernel": P("x", "y"), "bias": P("y")}
+    params = {
+        name: jax.ShapeDtypeStruct(
+            shape, jnp.float32, sharding=jax.sharding.NamedSharding(mesh, lie[name])
+        )
+        for name, shape in {"kernel": (4, 6), "bias": (6,)}.items()
+    }
+
+    def loss(params):
+        return sum(jnp.sum(p**2) for p in params.values())
+
+    with jax.sharding.use_abstract_mesh(mesh):
+        _, grads = jax.eval_shape(make(loss), params, KEY)
+        assert jax.eval_shape(angle, grads, params).shape == ()
+    assert {name: g.sharding.spec for name, g in grads.items()} == lie
