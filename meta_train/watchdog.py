@@ -92,13 +92,14 @@ class Watchdog:
 
     def _watch(self) -> None:
         interval = min(1.0, self._seconds / 5)
-        looked = time.monotonic()
+        looked = self._last
         while not self._over.wait(interval):
             now = time.monotonic()
             stood, looked = now - looked, now
             with self._lock:
                 if stood > _STOPPED * interval:
-                    self._last += stood
+                    # Something may have happened since it goes on.
+                    self._last = min(self._last + stood, now)
                 waited = now - self._last
                 name, limit = self._phase, self._limit
             if limit is None or waited <= limit:

@@ -54,6 +54,26 @@ def nightly(rows: Iterable[Any], *, but: Collection[Any]) -> list[Any]:
     return [row if row in but else pytest.param(row, marks=mark) for row in rows]
 
 
+def on_explicit_axes(
+    shapes: dict[str, tuple[int, ...]], lie: dict[str, jax.sharding.PartitionSpec]
+) -> tuple[jax.sharding.AbstractMesh, dict[str, jax.ShapeDtypeStruct]]:
+    """A mesh of 2 x 2 devices, "x" and "y", as `jax.make_mesh` makes it, and arrays.
+
+    Args:
+        shapes: of arrays of float32.
+        lie: along which axes of the mesh they are sharded.
+    """
+    explicit = (jax.sharding.AxisType.Explicit,) * 2
+    mesh = jax.sharding.AbstractMesh((2, 2), ("x", "y"), axis_types=explicit)
+    arrays = {
+        name: jax.ShapeDtypeStruct(
+            shape, "float32", sharding=jax.sharding.NamedSharding(mesh, lie[name])
+        )
+        for name, shape in shapes.items()
+    }
+    return mesh, arrays
+
+
 def run_python(code: str, *, devices: int = 1, timeout: float = 100.0) -> str:
     """Runs `code` in a new interpreter and returns what it prints on stdout.
 

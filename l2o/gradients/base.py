@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from l2o.inspect.vectors import widen
+
 
 Params: TypeAlias = Any
 Loss: TypeAlias = Callable[..., jax.Array]
@@ -94,11 +96,8 @@ def angle(grads: Params, reference: Params) -> jax.Array:
     Below 90 a small step along the one is a descent along the other. NaN where one of
     them is zero.
     """
-
-    def dot(a: Params, b: Params) -> jax.Array:
-        products = jax.tree.map(lambda x, y: jnp.sum(x * y, dtype=jnp.float32), a, b)
-        return jnp.asarray(optax.tree.sum(products))
-
-    lengths = jnp.sqrt(dot(grads, grads)) * jnp.sqrt(dot(reference, reference))
-    cosine = dot(grads, reference) / lengths
+    a, b = widen(grads), widen(reference)
+    # Not a product of vectors, whose axes must not be sharded along explicit ones.
+    product = jnp.asarray(optax.tree.sum(jax.tree.map(jnp.multiply, a, b)))
+    cosine = product / (optax.tree.norm(a) * optax.tree.norm(b))
     return jnp.degrees(jnp.arccos(jnp.clip(cosine, -1.0, 1.0)))

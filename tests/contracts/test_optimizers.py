@@ -29,7 +29,7 @@ from l2o.learned import (
     SmallFC,
     VeLO,
 )
-from tests.helpers import assert_no_recompile, nightly
+from tests.helpers import assert_no_recompile, nightly, on_explicit_axes
 
 
 # Every architecture, small; more than once where a field makes another program.
@@ -600,17 +600,9 @@ def test_sharded_tensors(subject):
 def test_tensors_on_explicit_axes(subject):
     """The default of `jax.make_mesh`: what comes out lies as what goes in."""
     P = jax.sharding.PartitionSpec
-    mesh = jax.sharding.AbstractMesh(
-        (2, 2), ("x", "y"), axis_types=(jax.sharding.AxisType.Explicit,) * 2
-    )
     lie = {"one": P("x", "y"), "two": P("x", "y"), "large": P(None, "y"), "row": P("y")}
     shapes = {"one": (4, 6), "two": (4, 6), "large": (130, 132), "row": (6,)}
-    params = {
-        name: jax.ShapeDtypeStruct(
-            shape, jnp.float32, sharding=jax.sharding.NamedSharding(mesh, lie[name])
-        )
-        for name, shape in shapes.items()
-    }
+    mesh, params = on_explicit_axes(shapes, lie)
 
     def step(params, grads):
         tx = subject.tx()

@@ -22,6 +22,7 @@ from l2o.gradients import (
     source,
 )
 from l2o.gradients.registry import parse
+from tests.helpers import on_explicit_axes
 
 
 class MLP(nn.Module):
@@ -584,16 +585,8 @@ def test_local_losses_need_a_model():
 def test_gradients_lie_as_parameters_do_on_explicit_axes(make):
     """The default of `jax.make_mesh`."""
     P = jax.sharding.PartitionSpec
-    mesh = jax.sharding.AbstractMesh(
-        (2, 2), ("x", "y"), axis_types=(jax.sharding.AxisType.Explicit,) * 2
-    )
     lie = {"kernel": P("x", "y"), "bias": P("y")}
-    params = {
-        name: jax.ShapeDtypeStruct(
-            shape, jnp.float32, sharding=jax.sharding.NamedSharding(mesh, lie[name])
-        )
-        for name, shape in {"kernel": (4, 6), "bias": (6,)}.items()
-    }
+    mesh, params = on_explicit_axes({"kernel": (4, 6), "bias": (6,)}, lie)
 
     def loss(params):
         return sum(jnp.sum(p**2) for p in params.values())

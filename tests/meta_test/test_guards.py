@@ -207,8 +207,8 @@ def test_whatever_is_guarded_ends_within_5_percent_of_the_fallback(name):
     assert (summary["switches"][1:] == 1).all()
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["perceptron", "quadratic"])
 def test_so_do_thetas_of_noise(name):
     lopt, rng = RelativeMLP(), np.random.default_rng(0)

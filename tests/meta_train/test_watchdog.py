@@ -54,3 +54,14 @@ def test_a_process_that_was_stopped_did_not_hang(ended, monkeypatch):
         late[0] = 1000.0
         assert not ended.wait(0.3)
         assert ended.wait(5)
+
+
+def test_what_was_done_since_is_not_put_into_the_future(ended, monkeypatch):
+    clock, late = time.monotonic, [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock() + late[0])
+    with Watchdog(0.5, ended.set) as watchdog:
+        late[0] = 1000.0
+        # The median is not that of the first alone.
+        for _ in range(3):
+            watchdog.progress()
+        assert ended.wait(5)
