@@ -10,7 +10,7 @@ from meta_test.suites.digits import DIGITS, QUICK
 from meta_test.suites.ood import OOD, OOD_SMALL
 from meta_test.suites.probes import HORIZONS, REPARAM, WIDTHS
 from meta_test.suites.train import TRAIN, TRAIN_SMALL, TRAIN_WIDE
-from meta_test.suites.validation import VALIDATION
+from meta_test.suites.validation import VALIDATION, VALIDATION_WIDE
 
 
 SUITES = {
@@ -22,6 +22,7 @@ SUITES = {
         TRAIN,
         TRAIN_WIDE,
         VALIDATION,
+        VALIDATION_WIDE,
         OOD_SMALL,
         OOD,
         HORIZONS,
