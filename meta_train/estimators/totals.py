@@ -20,6 +20,7 @@ Below, a second collective takes longer than the bytes that it saves.
 """
 
 _UNROLL = 8
+"""Rows that are added in one go of a loop, where they come from other devices."""
 
 
 def gathered_bytes(row: int, blocks: int, devices: int) -> int:
