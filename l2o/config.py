@@ -40,6 +40,12 @@ def require_positive_int(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
 
 
+def require_count(name: str, value: Any) -> None:
+    """Raises ValueError unless `value` is an integer of at least 0."""
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{name} must be an integer of at least 0, got {value!r}")
+
+
 def require_positive(name: str, value: Any) -> None:
     """Raises ValueError unless `value` is a finite number above 0."""
     if not _is_finite(value) or value <= 0:

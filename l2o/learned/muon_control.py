@@ -102,3 +102,15 @@ def make_controls(
         skips=y[:, 3:],
         mlp=mlp,
     )
+
+
+def by_kind(theta: Theta, name: str, matrices: jax.Array) -> jax.Array:
+    """The entry `name` of `matrix` or of `vector`, for every tensor: `[tensors, ...]`.
+
+    Args:
+        theta: of both kinds.
+        name: of the entry.
+        matrices: bool `[tensors]`.
+    """
+    a, b = theta["matrix"][name], theta["vector"][name]
+    return jnp.where(matrices.reshape(-1, *[1] * a.ndim), a, b)

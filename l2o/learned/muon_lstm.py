@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2o.config import require_positive_int, require_range
+from l2o.config import require_count, require_positive_int, require_range
 from l2o.learned.accumulators import TensorStats, init_stats
 from l2o.learned.base import (
     LearnedOptimizer,
@@ -19,6 +19,14 @@ from l2o.learned.base import (
 from l2o.learned.explicit_axes import shardable
 from l2o.learned.groups import group_tensors, init_groups, ungroup
 from l2o.learned.loss_features import NUM_LOSS_FEATURES
+from l2o.learned.muon_average import (
+    Averages,
+    average_controls,
+    average_init,
+    average_steps,
+    init_averages,
+    straightness,
+)
 from l2o.learned.muon_control import (
     NUM_CONTROLS,
     control_init,
@@ -51,6 +59,7 @@ class MuonLSTMState(NamedTuple):
     lstm: TensorLSTMState  # a row per tensor
     unit: jax.Array  # shape=(tensors,): of length, as `MuonLSTM` has them
     stats: dict[str, TensorStats]  # by shape, with an axis along its tensors
+    averages: Averages | tuple[()] = ()  # of iterates, where the architecture has some
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +88,9 @@ class MuonLSTM(LearnedOptimizer):
             change; where they cannot, all units are made longer at the first step, at
             most 100 times (`l2o.learned.muon_step.within_reach`). At 0 units are the
             root mean squares at initialisation.
+        averages: how many averages of its iterates every tensor moves along with, and
+            reads how straight its way is from (`l2o.learned.muon_average`); each takes
+            the memory of one more momentum.
 
     Source: this project; hypernetwork, mixtures and loss features after VeLO (Metz et
     al. 2022, arXiv 2211.09760), orthogonalised momentum after Muon (Jordan et al.
@@ -90,6 +102,7 @@ class MuonLSTM(LearnedOptimizer):
     hidden_size: int = 4
     hidden_layers: int = 1
     reach: float = 0.0
+    averages: int = 0
 
     needs_value: ClassVar[bool] = True
     inputs: ClassVar[str] = "gradient, its averages, parameter, fraction done, loss"
@@ -99,6 +112,7 @@ class MuonLSTM(LearnedOptimizer):
         for name in ("lstm_size", "mixtures", "hidden_size", "hidden_layers"):
             require_positive_int(name, getattr(self, name))
         require_range("reach", self.reach, 0.0, 1.0)
+        require_count("averages", self.averages)
 
     @property
     def needs_num_steps(self) -> bool:
@@ -112,13 +126,20 @@ class MuonLSTM(LearnedOptimizer):
             jax.random.split(mlps_key, self.mixtures)
         )
         heads = {"controls": NUM_CONTROLS, "mixture": self.mixtures}
+        if self.averages:
+            heads["averages"] = 2 * self.averages
         drawn = tensor_lstm_init(lstm_key, features, self.lstm_size, heads)
         layers = {k: v for k, v in drawn["lstm"].items() if k != "unused"}
+        averages = {}
+        if self.averages:
+            controls = average_init(self.averages, num_features(timed=True))
+            averages = {"averages": controls}
         return {
             "mlps": [*inner, zero_layer(last)],
             "lstm": layers | {name: zero_layer(layers[name]) for name in heads},
             "initial_state": drawn["initial_state"],
             **control_init(timed=True, orthogonalize=True),
+            **averages,
         }
 
     @shardable
@@ -133,6 +154,9 @@ class MuonLSTM(LearnedOptimizer):
                 lstm=init_tensor_lstm_state(theta, rows, num_steps),
                 unit=initial_rms(params),
                 stats=init_groups(params, lambda p: init_stats(p, MUON_DECAYS)),
+                averages=init_averages(params, rows, self.averages)
+                if self.averages
+                else (),
             )
 
         def update(
@@ -164,11 +188,22 @@ class MuonLSTM(LearnedOptimizer):
             inputs = jnp.concatenate([features, losses], axis=1)
             out, lstm = move_lstm(theta["lstm"], inputs, lstm)
             shares = 1 / self.mixtures + dense(theta["lstm"]["mixture"], out)
+            change = dense(theta["lstm"]["controls"], out)
+            averaging = None
+            if self.averages:
+                averaging = average_controls(
+                    theta["averages"],
+                    features,
+                    straightness(tensors, state.averages),
+                    matrices(params),
+                    dense(theta["lstm"]["averages"], out),
+                )
+                change = change.at[:, 0].add(averaging.rate)
             controls = make_controls(
                 theta,
                 features,
                 matrices(params),
-                dense(theta["lstm"]["controls"], out),
+                change,
                 mlp=jax.tree.map(
                     lambda stored: jnp.tensordot(shares, stored, 1), theta["mlps"]
                 ),
@@ -176,9 +211,14 @@ class MuonLSTM(LearnedOptimizer):
             steps = muon_steps(
                 lambda own: own, tensors, read, controls, unit, orthogonalize=True
             )
+            averages = state.averages
+            if averaging is not None:
+                steps, averages = average_steps(
+                    tensors, steps, averages, averaging, state.lstm.step
+                )
             return (
                 ungroup(updates, tensors, steps),
-                MuonLSTMState(lstm=lstm, unit=unit, stats=read.stats),
+                MuonLSTMState(lstm, unit, read.stats, averages),
             )
 
         return optax.GradientTransformationExtraArgs(init, update)

@@ -43,6 +43,7 @@ ROWS: dict[str, Any] = {
     "muon_mlp_elementwise": MuonMLP(hidden_size=2, control_size=2, orthogonalize=False),
     "muon_lstm": MuonLSTM(lstm_size=2, mixtures=2, hidden_size=2),
     "muon_lstm_reaching": MuonLSTM(lstm_size=2, mixtures=2, hidden_size=2, reach=0.9),
+    "muon_lstm_averaging": MuonLSTM(lstm_size=2, mixtures=2, hidden_size=2, averages=1),
     "lstm": LSTM(hidden_size=2, num_layers=2),
     "rnnprop": RNNProp(hidden_size=2, num_layers=2),
     "velo": VeLO(lstm_size=2, mixtures=2, hidden_size=2, hidden_layers=1),
@@ -211,6 +212,7 @@ BAD_SIZES = [
     for field in dataclasses.fields(lopt)
     if field.type is int
     for bad in (0, -1, 1.5, True)
+    if bad or field.default != 0  # Of some there may be none.
 ]
 
 

@@ -9,6 +9,13 @@ import pytest
 
 from l2o.learned import MuonLSTM, MuonMLP, groups
 from l2o.learned.celo2 import newton_schulz
+from l2o.learned.groups import group_tensors
+from l2o.learned.muon_average import (
+    AverageControls,
+    average_steps,
+    init_averages,
+    straightness,
+)
 from l2o.learned.muon_control import plan_features
 from l2o.learned.muon_step import as_matrix, is_matrix
 
@@ -20,6 +27,7 @@ BOTH = [
     MuonLSTM(lstm_size=3, mixtures=2, hidden_size=3),
 ]
 REACHING = MuonLSTM(lstm_size=3, mixtures=2, hidden_size=3, reach=0.5)
+AVERAGING = MuonLSTM(lstm_size=3, mixtures=2, hidden_size=3, averages=2)
 HORIZON = 40
 SHAPES = {"matrix": (5, 4), "conv": (2, 3, 2, 4), "bias": (4,), "gain": ()}
 
@@ -55,7 +63,7 @@ def rms(x):
     return float(np.sqrt(np.mean(np.square(np.asarray(x, np.float64)))))
 
 
-@pytest.mark.parametrize("lopt", [*BOTH, REACHING], ids=str)
+@pytest.mark.parametrize("lopt", [*BOTH, REACHING, AVERAGING], ids=str)
 @pytest.mark.parametrize(
     ("loss_scale", "scale"), [(1e3, 1.0), (1e-3, 1.0), (1.0, 1e3), (1.0, 1e-3)]
 )
@@ -184,6 +192,100 @@ def test_units_stay_where_it_cannot_be_told_how_far_to_go(gradient, loss):
 def test_a_reach_is_a_share(reach):
     with pytest.raises(ValueError, match=r"^reach must be a number in \[0.0, 1.0\]"):
         MuonLSTM(reach=reach)
+
+
+def averaging(shares, powers=(1.0, 5.0)):
+    """A theta of `AVERAGING` with these shares and powers, and steps of their own."""
+    theta = random_theta(AVERAGING)
+    theta["lstm"]["averages"] = jax.tree.map(np.zeros_like, theta["lstm"]["averages"])
+    logits = np.log(np.array(shares) / (1 - sum(shares)))
+    for kind in theta["averages"].values():
+        kind["constants"] = np.concatenate([logits, np.log(powers)]) / np.float32(4)
+        kind["shares"], kind["straight"] = 0 * kind["shares"], 0 * kind["straight"]
+    return theta
+
+
+def test_parameters_are_between_an_iterate_and_its_averages():
+    """By z and its weighted means, which are kept in so many words."""
+    shares, powers = (0.5, 0.3), (1.0, 5.0)
+    params, grads = arrays(1), [arrays(2 + t) for t in range(6)]
+    tx = AVERAGING.with_theta(averaging(shares, powers), num_steps=HORIZON)
+    theta = averaging((1e-30, 1e-30))
+    plain = AVERAGING.with_theta(theta, num_steps=HORIZON)
+    update, step = jax.jit(tx.update), jax.jit(plain.update)
+    state, other = tx.init(params), plain.init(params)
+    at, ways = params, [params]
+    for t, g in enumerate(grads):
+        value = np.float32(3.0 - 0.3 * t)
+        # At the same parameters both make the same steps u of z.
+        u, other = step(g, other, at, value=value)
+        updates, state = update(g, state, at, value=value)
+        at = jax.tree.map(jnp.add, at, updates)
+        ways.append(jax.tree.map(lambda z, u: np.float64(z) + u, ways[-1], u))
+        for name in SHAPES:
+            want = (1 - sum(shares)) * ways[-1][name]
+            for share, power in zip(shares, powers, strict=True):
+                x = ways[0][name]
+                for n, z in enumerate(ways[1:], 1):
+                    x = x + (1 + power) / (n + power) * (z[name] - x)
+                want = want + share * x
+            np.testing.assert_allclose(at[name], want, rtol=1e-4, atol=1e-5)
+
+
+def test_polynomial_weights_span_a_share_of_the_time():
+    """Of z that moves by 1 a step, an average of power r lags t / (r + 2) behind."""
+    [group] = group_tensors({"x": jnp.zeros(3)}, {"x": jnp.zeros(3)})
+    averages = init_averages({"x": jnp.zeros(3)}, 1, 2)
+    powers = jnp.array([[1.0, 8.0]])
+    controls = AverageControls(jnp.zeros((1, 2)), powers, jnp.zeros(1))
+    for step in range(1000):
+        _, averages = average_steps(
+            [group], [jnp.ones((1, 3))], averages, controls, jnp.array(step)
+        )
+    [lags] = averages.lags.values()
+    for lag, power in zip(lags, (1, 8), strict=True):
+        # Of weights as n^r, up to the first order in 1 / t.
+        np.testing.assert_allclose(lag, 1000 / (power + 2), rtol=5e-3)
+    np.testing.assert_allclose(straightness([group], averages), 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ways", "want"), [([1.0, -1.0], 0.0), ([1.0, 1.0], 1.0), ([3.0, -1.0], 0.5)]
+)
+def test_straightness_tells_to_and_fro_from_onwards(ways, want):
+    params = {"x": jnp.zeros((2, 2))}
+    [group] = group_tensors(params, params)
+    averages = init_averages(params, 1, 1)
+    np.testing.assert_allclose(straightness([group], averages), 1.0, atol=1e-5)
+    controls = AverageControls(jnp.zeros((1, 1)), jnp.full((1, 1), 2.0), jnp.zeros(1))
+    for step in range(2000):
+        made = jnp.full((1, 2, 2), ways[step % len(ways)])
+        _, averages = average_steps(
+            [group], [made], averages, controls, jnp.array(step)
+        )
+    np.testing.assert_allclose(straightness([group], averages), want, atol=0.01)
+
+
+def test_a_crooked_way_slows_the_steps_where_theta_says_so():
+    theta = jax.tree.map(np.array, AVERAGING.init_theta(jax.random.key(0)))
+    for kind in theta["averages"].values():
+        kind["constants"] = np.array(
+            [-9, -9, 0, 0], np.float32
+        )  # No share of them; r = 1.
+    grads = [jax.tree.map(lambda g, t=t: (-1.0) ** t * g, arrays(2)) for t in range(30)]
+    slowed, _ = follow(AVERAGING, theta, arrays(1), grads)
+    for kind in theta["averages"].values():
+        kind["straight"] = 0 * kind["straight"]
+    plain, _ = follow(AVERAGING, theta, arrays(1), grads)
+    for name in SHAPES:
+        assert rms(slowed[0][name]) > rms(plain[0][name])
+        assert rms(slowed[-1][name]) < 0.9 * rms(plain[-1][name])
+
+
+@pytest.mark.parametrize("averages", [-1, 1.0, True])
+def test_averages_are_counted(averages):
+    with pytest.raises(ValueError, match=r"^averages must be an integer of at least 0"):
+        MuonLSTM(averages=averages)
 
 
 def test_large_tensors_are_moved_as_small_ones_are(monkeypatch):
