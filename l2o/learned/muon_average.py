@@ -41,8 +41,8 @@ from l2o.learned.muon_step import TINY
 
 
 # Logits of the shares and logarithms of the powers, over the gain: shares of a half and
-# of nine tenths, powers of 8 and 6. By hand, on the suite validation-wide, as is the
-# power of the straightness that rates follow.
+# of nine tenths, powers of 8 and 6, twice as large for each further average. By hand,
+# on the suite validation-wide, as is the power of the straightness that rates follow.
 _MATRIX = (0.0, 0.52)
 _VECTOR = (0.55, 0.45)
 _STRAIGHT = 0.3
@@ -52,6 +52,9 @@ _USUAL = 0.25
 
 # Logarithm of a power: weights of more than t^50 are those of the last steps alone.
 _LONGEST = 4.0
+
+# Way of a tensor that has not moved: what `TINY` under the roots adds up to, and more.
+_STILL = 100.0 * TINY**0.5
 
 
 class Averages(NamedTuple):
@@ -66,7 +69,7 @@ class AverageControls(NamedTuple):
     """Controls of the averages, and what they say of the rate."""
 
     shares: jax.Array  # [tensors, K]: beta
-    powers: jax.Array  # [tensors, K]: r
+    powers: jax.Array  # [tensors, K]: r, from 1 to 55
     rate: jax.Array  # [tensors]: added to the logarithm of the rate, over the gain
 
 
@@ -77,14 +80,17 @@ def average_init(averages: int, features: int) -> Theta:
         averages: K.
         features: how many there are of time and of tensors.
     """
-    return {
-        name: {
+
+    def of(logit: float, power: float) -> Theta:
+        logits = [logit - math.log(averages) / GAIN] * averages
+        powers = [power + k * math.log(2.0) / GAIN for k in range(averages)]
+        return {
             "shares": jnp.zeros((features + averages, averages), jnp.float32),
-            "constants": jnp.repeat(jnp.array(constants, jnp.float32), averages),
+            "constants": jnp.array([*logits, *powers], jnp.float32),
             "straight": jnp.full((averages,), _STRAIGHT / averages, jnp.float32),
         }
-        for name, constants in (("matrix", _MATRIX), ("vector", _VECTOR))
-    }
+
+    return {"matrix": of(*_MATRIX), "vector": of(*_VECTOR)}
 
 
 def average_controls(
@@ -107,7 +113,7 @@ def average_controls(
     straight = jnp.log((straight + 1e-3) / _USUAL) / GAIN
     inputs = jnp.concatenate([features, straight], axis=1)
     choose = lambda name: by_kind(theta, name, matrices)
-    y = (choose("constants") + change).reshape(len(change), 2, -1)
+    y = (choose("constants") + change).reshape(len(change), 2, straight.shape[1])
     logits = y[:, 0] + jnp.einsum("nf,nfk->nk", inputs, choose("shares"))
     # z itself is one among K + 1, whose logit is 0.
     logits = jnp.concatenate([jnp.zeros_like(logits[:, :1]), logits], axis=1)
@@ -170,7 +176,8 @@ def average_steps(
         lags[group.name] = tuple(moved)
         lengths.append(_rms(made))
         moves.append(move)
-    paths = keep * (averages.paths + in_tree_order(tensors, lengths)[:, None])
+    lengths = in_tree_order(tensors, [jnp.zeros((0,), jnp.float32), *lengths])
+    paths = keep * (averages.paths + lengths[:, None])
     return moves, Averages(controls.shares, paths, lags)
 
 
@@ -187,7 +194,7 @@ def straightness(tensors: Sequence[Group], averages: Averages) -> jax.Array:
         ratios.append(
             jnp.where(paths > 0, lags / jnp.where(paths > 0, paths, 1.0), 1.0)
         )
-    return in_tree_order(tensors, ratios)
+    return in_tree_order(tensors, [jnp.zeros_like(averages.paths[:0]), *ratios])
 
 
 def _rms(x: jax.Array) -> jax.Array:

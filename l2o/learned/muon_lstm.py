@@ -59,7 +59,7 @@ class MuonLSTMState(NamedTuple):
     lstm: TensorLSTMState  # a row per tensor
     unit: jax.Array  # shape=(tensors,): of length, as `MuonLSTM` has them
     stats: dict[str, TensorStats]  # by shape, with an axis along its tensors
-    averages: Averages | tuple[()] = ()  # of iterates, where the architecture has some
+    averages: Averages | tuple[()]  # of iterates, where the architecture has some
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,9 @@ class MuonLSTM(LearnedOptimizer):
     with one c and one a for matrices and others for other tensors, and K stored MLPs.
 
     As theta is drawn, W, V and the last layers of the MLPs are zero: it begins where
-    `MuonMLP` begins.
+    `MuonMLP` begins. With `averages` it does not: rates are also multiplied by powers
+    of how straight the tensor's way is, and parameters are held where
+    `l2o.learned.muon_average` says.
 
     Attributes:
         lstm_size: width of the LSTM.

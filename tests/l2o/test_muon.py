@@ -232,6 +232,39 @@ def test_parameters_are_between_an_iterate_and_its_averages():
             np.testing.assert_allclose(at[name], want, rtol=1e-4, atol=1e-5)
 
 
+def test_shares_may_change_from_step_to_step():
+    """Parameters are where the last shares put them, whatever those before were."""
+    rng = np.random.default_rng(0)
+    shapes = {"matrix": (3, 2), "other": (3, 2), "bias": (4,)}
+    params = {name: np.zeros(shape) for name, shape in shapes.items()}
+    tree = jax.tree.map(jnp.float32, params)
+    groups_of = group_tensors(tree, tree)
+    averages, z = init_averages(tree, len(shapes), 2), dict(params)
+    x = {name: [p, p] for name, p in params.items()}
+    for step in range(6):
+        shares = rng.uniform(0.0, 0.5, (len(shapes), 2))
+        powers = rng.uniform(1.0, 9.0, (len(shapes), 2))
+        u = arrays(step, shapes)
+        made = [jnp.stack([u[sorted(shapes)[i]] for i in g.indices]) for g in groups_of]
+        controls = AverageControls(
+            jnp.float32(shares), jnp.float32(powers), jnp.zeros(len(shapes))
+        )
+        moves, averages = average_steps(
+            groups_of, made, averages, controls, jnp.array(step)
+        )
+        for group, moved in zip(groups_of, moves, strict=True):
+            for i, move in zip(group.indices, moved, strict=True):
+                name = sorted(shapes)[i]
+                params[name] = params[name] + move
+                z[name] = z[name] + u[name]
+                rates = (1 + powers[i]) / (step + 1 + powers[i])
+                pairs = zip(x[name], rates, strict=True)
+                x[name] = [a + c * (z[name] - a) for a, c in pairs]
+                want = (1 - shares[i].sum()) * z[name]
+                want = want + shares[i][0] * x[name][0] + shares[i][1] * x[name][1]
+                np.testing.assert_allclose(params[name], want, rtol=1e-4, atol=1e-5)
+
+
 def test_polynomial_weights_span_a_share_of_the_time():
     """Of z that moves by 1 a step, an average of power r lags t / (r + 2) behind."""
     [group] = group_tensors({"x": jnp.zeros(3)}, {"x": jnp.zeros(3)})
@@ -280,6 +313,19 @@ def test_a_crooked_way_slows_the_steps_where_theta_says_so():
     for name in SHAPES:
         assert rms(slowed[0][name]) > rms(plain[0][name])
         assert rms(slowed[-1][name]) < 0.9 * rms(plain[-1][name])
+
+
+def test_a_tensor_that_did_not_move_went_no_crooked_way():
+    params = {"x": jnp.zeros((2, 2))}
+    [group] = group_tensors(params, params)
+    averages = init_averages(params, 1, 1)
+    controls = AverageControls(jnp.zeros((1, 1)), jnp.full((1, 1), 8.0), jnp.zeros(1))
+    for step in range(5):
+        still = jnp.zeros((1, 2, 2))
+        _, averages = average_steps(
+            [group], [still], averages, controls, jnp.array(step)
+        )
+    np.testing.assert_array_equal(straightness([group], averages), 1.0)
 
 
 @pytest.mark.parametrize("averages", [-1, 1.0, True])
