@@ -191,9 +191,8 @@ def straightness(tensors: Sequence[Group], averages: Averages) -> jax.Array:
     for group in tensors:
         paths = rows_of(group, averages.paths)
         lags = jnp.stack([_rms(lag) for lag in averages.lags[group.name]], axis=1)
-        ratios.append(
-            jnp.where(paths > 0, lags / jnp.where(paths > 0, paths, 1.0), 1.0)
-        )
+        moved = paths > _STILL
+        ratios.append(jnp.where(moved, lags / jnp.where(moved, paths, 1.0), 1.0))
     return in_tree_order(tensors, [jnp.zeros_like(averages.paths[:0]), *ratios])
 
 
