@@ -85,6 +85,8 @@ def make_controls(
         change: `[tensors, NUM_CONTROLS]`, added to the constants.
         mlp: what `Controls` hands on.
     """
+    # Not by `by_kind`: released runs are made again bit for bit, and their last bits
+    # may hang on what XLA makes of these lines.
     kinds = theta["matrix"], theta["vector"]
     constants, rate = (
         jnp.where(matrices.reshape(-1, *[1] * (a.ndim - 1)), a, b)
