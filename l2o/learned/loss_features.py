@@ -12,6 +12,9 @@ NUM_LOSS_FEATURES = NUM_AVERAGES - 1
 # The running minimum before the first loss; any real average lies below.
 _NO_MINIMUM = 999999999999.0
 
+# A fall by e^10 is as far as one is told.
+_FARTHEST_FALL = 10.0
+
 
 class LossAverages(NamedTuple):
     """Exponential averages of the loss over half-lives from 10 steps to the horizon."""
@@ -63,3 +66,22 @@ def loss_features(state: LossAverages, num_steps: jax.Array) -> jax.Array:
     span = jnp.maximum(1e-8, means[1:] - low)
     position = jnp.clip((means[:-1] - low) / span - 1.0, -1.0, 1.0)
     return jnp.where(state.seen <= 2, 0.0, position)
+
+
+def loss_fall(state: LossAverages, num_steps: jax.Array) -> jax.Array:
+    r"""How far the loss has fallen below its average over the training, a scalar.
+
+    The logarithm of the longest average over the shortest, in -10..10: 0 for a loss
+    that stays where it is, whatever its scale, and large for one that nears 0. It is 0
+    too where either is not positive and finite, as such a loss nears nothing.
+
+    Args:
+        state: of one loss at least.
+        num_steps: the longest half-life.
+    """
+    decays = _decays(num_steps)
+    means = state.means / (1.0 - decays ** state.seen.astype(jnp.float32))
+    short, long = means[0], means[-1]
+    defined = (short > 0) & (long > 0) & jnp.isfinite(short) & jnp.isfinite(long)
+    ratio = jnp.where(defined, long, 1.0) / jnp.where(defined, short, 1.0)
+    return jnp.clip(jnp.log(ratio), -_FARTHEST_FALL, _FARTHEST_FALL)

@@ -30,6 +30,9 @@ _MATRIX = (-0.775, -1.2, 0.3, 0.3, 0.7, 0.0, 0.0, 0.3, 0.0)
 _VECTOR = (-0.75, -1.2, 0.0, 0.0, 0.0, 0.0, 0.3, 0.8, 0.0)
 # Of the plan: the powers of what is left, and of what there is of a warm-up.
 _POWERS = (0.9, 0.5)
+# The powers of the loss's fall that rates begin with: by hand, on perceptrons that learn
+# few examples by heart.
+_FALL = {"matrix": 0.3, "vector": 0.0}
 
 
 def plan_features(step: jax.Array, num_steps: jax.Array) -> jax.Array:
@@ -104,6 +107,25 @@ def make_controls(
         skips=y[:, 3:],
         mlp=mlp,
     )
+
+
+def fall_init() -> Theta:
+    """The powers of the loss's fall that rates follow, of matrices and of others."""
+    return {kind: {"power": jnp.float32(power)} for kind, power in _FALL.items()}
+
+
+def fall_rates(theta: Theta, fall: jax.Array, matrices: jax.Array) -> jax.Array:
+    r"""What is added to the logarithm of the rate, over the gain, of every tensor.
+
+    Gradients of a loss that nears 0 lose their noise with it, and long steps stay of
+    use: the rate is multiplied by $(\bar L / L)^a$.
+
+    Args:
+        theta: from `fall_init`: a.
+        fall: scalar, $\log \bar L / L$, from `loss_fall`.
+        matrices: bool `[tensors]`.
+    """
+    return by_kind(theta, "power", matrices) * fall / GAIN
 
 
 def by_kind(theta: Theta, name: str, matrices: jax.Array) -> jax.Array:

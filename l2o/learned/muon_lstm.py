@@ -18,7 +18,7 @@ from l2o.learned.base import (
 )
 from l2o.learned.explicit_axes import shardable
 from l2o.learned.groups import group_tensors, init_groups, ungroup
-from l2o.learned.loss_features import NUM_LOSS_FEATURES
+from l2o.learned.loss_features import NUM_LOSS_FEATURES, loss_fall
 from l2o.learned.muon_average import (
     Averages,
     average_controls,
@@ -30,6 +30,8 @@ from l2o.learned.muon_average import (
 from l2o.learned.muon_control import (
     NUM_CONTROLS,
     control_init,
+    fall_init,
+    fall_rates,
     make_controls,
     num_features,
     plan_features,
@@ -79,7 +81,8 @@ class MuonLSTM(LearnedOptimizer):
     As theta is drawn, W, V and the last layers of the MLPs are zero: it begins where
     `MuonMLP` begins. With `averages` it does not: rates are also multiplied by powers
     of how straight the tensor's way is, and parameters are held where
-    `l2o.learned.muon_average` says.
+    `l2o.learned.muon_average` says. Nor with `fall`: rates are multiplied by a power of
+    how far the loss has fallen.
 
     Attributes:
         lstm_size: width of the LSTM.
@@ -93,6 +96,9 @@ class MuonLSTM(LearnedOptimizer):
         averages: how many averages of its iterates every tensor moves along with, and
             reads how straight its way is from (`l2o.learned.muon_average`); each takes
             the memory of one more momentum.
+        fall: whether rates follow how far the loss has fallen below its average over
+            the training (`l2o.learned.loss_features.loss_fall`), as they may where it
+            nears 0.
 
     Source: this project; hypernetwork, mixtures and loss features after VeLO (Metz et
     al. 2022, arXiv 2211.09760), orthogonalised momentum after Muon (Jordan et al.
@@ -105,6 +111,7 @@ class MuonLSTM(LearnedOptimizer):
     hidden_layers: int = 1
     reach: float = 0.0
     averages: int = 0
+    fall: bool = False
 
     needs_value: ClassVar[bool] = True
     inputs: ClassVar[str] = "gradient, its averages, parameter, fraction done, loss"
@@ -132,16 +139,17 @@ class MuonLSTM(LearnedOptimizer):
             heads["averages"] = 2 * self.averages
         drawn = tensor_lstm_init(lstm_key, features, self.lstm_size, heads)
         layers = {k: v for k, v in drawn["lstm"].items() if k != "unused"}
-        averages = {}
+        more = {}
         if self.averages:
-            controls = average_init(self.averages, num_features(timed=True))
-            averages = {"averages": controls}
+            more["averages"] = average_init(self.averages, num_features(timed=True))
+        if self.fall:
+            more["fall"] = fall_init()
         return {
             "mlps": [*inner, zero_layer(last)],
             "lstm": layers | {name: zero_layer(layers[name]) for name in heads},
             "initial_state": drawn["initial_state"],
             **control_init(timed=True, orthogonalize=True),
-            **averages,
+            **more,
         }
 
     @shardable
@@ -201,6 +209,10 @@ class MuonLSTM(LearnedOptimizer):
                     dense(theta["lstm"]["averages"], out),
                 )
                 change = change.at[:, 0].add(averaging.rate)
+            if self.fall:
+                fall = loss_fall(lstm.losses, lstm.num_steps)
+                rates = fall_rates(theta["fall"], fall, matrices(params))
+                change = change.at[:, 0].add(rates)
             controls = make_controls(
                 theta,
                 features,
