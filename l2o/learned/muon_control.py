@@ -30,8 +30,8 @@ _MATRIX = (-0.775, -1.2, 0.3, 0.3, 0.7, 0.0, 0.0, 0.3, 0.0)
 _VECTOR = (-0.75, -1.2, 0.0, 0.0, 0.0, 0.0, 0.3, 0.8, 0.0)
 # Of the plan: the powers of what is left, and of what there is of a warm-up.
 _POWERS = (0.9, 0.5)
-# The powers of the loss's fall that rates begin with: by hand, on perceptrons that learn
-# few examples by heart.
+# The powers of the fall of the loss that rates begin with: by hand, on perceptrons that
+# learn few examples by heart.
 _FALL = {"matrix": 0.3, "vector": 0.0}
 
 
