@@ -1,5 +1,6 @@
 """Features of the course of the loss: where it stands against its own averages."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ NUM_LOSS_FEATURES = NUM_AVERAGES - 1
 _NO_MINIMUM = 999999999999.0
 
 # A fall by e^10 is as far as one is told.
-_FARTHEST_FALL = 10.0
+_FARTHEST = math.exp(-10.0)
 
 
 class LossAverages(NamedTuple):
@@ -73,7 +74,7 @@ def loss_fall(state: LossAverages, num_steps: jax.Array) -> jax.Array:
 
     The logarithm of the longest average over the shortest, in -10..10: 0 for a loss
     that stays where it is, whatever its scale, and large for one that nears 0. It is 0
-    too where either is not positive and finite, as such a loss nears nothing.
+    too where one of them is negative or not finite, as such a loss nears nothing.
 
     Args:
         state: of one loss at least.
@@ -82,6 +83,10 @@ def loss_fall(state: LossAverages, num_steps: jax.Array) -> jax.Array:
     decays = _decays(num_steps)
     means = state.means / (1.0 - decays ** state.seen.astype(jnp.float32))
     short, long = means[0], means[-1]
-    defined = (short > 0) & (long > 0) & jnp.isfinite(short) & jnp.isfinite(long)
-    ratio = jnp.where(defined, long, 1.0) / jnp.where(defined, short, 1.0)
-    return jnp.clip(jnp.log(ratio), -_FARTHEST_FALL, _FARTHEST_FALL)
+    low, high = jnp.minimum(short, long), jnp.maximum(short, long)
+    defined = (low >= 0) & (high > 0) & jnp.isfinite(high)
+    # Bounds before the division, which then has a derivative at a loss of 0.
+    longest, shortest = (
+        jnp.where(defined, jnp.maximum(x, _FARTHEST * high), 1.0) for x in (long, short)
+    )
+    return jnp.log(longest / shortest)

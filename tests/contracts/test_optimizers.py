@@ -44,6 +44,7 @@ ROWS: dict[str, Any] = {
     "muon_lstm": MuonLSTM(lstm_size=2, mixtures=2, hidden_size=2),
     "muon_lstm_reaching": MuonLSTM(lstm_size=2, mixtures=2, hidden_size=2, reach=0.9),
     "muon_lstm_averaging": MuonLSTM(lstm_size=2, mixtures=2, hidden_size=2, averages=1),
+    "muon_lstm_falling": MuonLSTM(lstm_size=2, mixtures=2, hidden_size=2, fall=True),
     "lstm": LSTM(hidden_size=2, num_layers=2),
     "rnnprop": RNNProp(hidden_size=2, num_layers=2),
     "velo": VeLO(lstm_size=2, mixtures=2, hidden_size=2, hidden_layers=1),

@@ -28,6 +28,7 @@ BOTH = [
 ]
 REACHING = MuonLSTM(lstm_size=3, mixtures=2, hidden_size=3, reach=0.5)
 AVERAGING = MuonLSTM(lstm_size=3, mixtures=2, hidden_size=3, averages=2)
+FALLING = MuonLSTM(lstm_size=3, mixtures=2, hidden_size=3, fall=True)
 HORIZON = 40
 SHAPES = {"matrix": (5, 4), "conv": (2, 3, 2, 4), "bias": (4,), "gain": ()}
 
@@ -63,7 +64,7 @@ def rms(x):
     return float(np.sqrt(np.mean(np.square(np.asarray(x, np.float64)))))
 
 
-@pytest.mark.parametrize("lopt", [*BOTH, REACHING, AVERAGING], ids=str)
+@pytest.mark.parametrize("lopt", [*BOTH, REACHING, AVERAGING, FALLING], ids=str)
 @pytest.mark.parametrize(
     ("loss_scale", "scale"), [(1e3, 1.0), (1e-3, 1.0), (1.0, 1e3), (1.0, 1e-3)]
 )
@@ -373,3 +374,38 @@ def test_the_plan_is_made_of_powers():
 def test_what_is_a_matrix(shape, rows, matrix):
     assert as_matrix(shape) == rows
     assert is_matrix(shape) == matrix
+
+
+@pytest.mark.parametrize("powers", [(0.3, 0.0), (0.0, -0.5)])
+def test_rates_follow_a_power_of_the_fall_of_the_loss(powers):
+    """By the averages of the loss, in so many words; the direction stays as it is."""
+    theta, still = random_theta(FALLING), random_theta(FALLING)
+    for kind, power in zip(("matrix", "vector"), powers, strict=True):
+        theta["fall"][kind]["power"] = np.float32(power)
+        still["fall"][kind]["power"] = np.float32(0.0)
+        for of_both in (theta, still):  # far below where a rate is cut off
+            of_both[kind]["constants"][0] = -2.0
+    values = np.float32(3.0 * 0.5 ** np.arange(12))
+    params, grads = arrays(1), [arrays(2 + t) for t in range(len(values))]
+    short, long = 0.0, 0.0
+    followed, other = (FALLING.with_theta(t, num_steps=HORIZON) for t in (theta, still))
+    update, step = jax.jit(followed.update), jax.jit(other.update)
+    state, plain = followed.init(params), other.init(params)
+    for t, (g, value) in enumerate(zip(grads, values, strict=True)):
+        got, state = update(g, state, params, value=value)
+        want, plain = step(g, plain, params, value=value)
+        short, long = (
+            np.exp(-1 / halflife) * (mean - value) + value
+            for mean, halflife in ((short, 10), (long, HORIZON))
+        )
+        corrected = [
+            mean / (1 - np.exp(-(t + 1) / halflife))
+            for mean, halflife in ((short, 10), (long, HORIZON))
+        ]
+        fall = corrected[1] / corrected[0]
+        assert fall > 1 or t == 0
+        for name, shape in SHAPES.items():
+            power = powers[0 if is_matrix(shape) else 1]
+            np.testing.assert_allclose(
+                got[name], fall**power * want[name], rtol=1e-4, atol=1e-7
+            )
