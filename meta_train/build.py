@@ -1,5 +1,6 @@
 """From a config to the objects of a run."""
 
+import dataclasses
 import fnmatch
 import inspect
 from collections import Counter
@@ -250,7 +251,7 @@ def build_outer_optimizer(
 def warm_start(config: TrainConfig, lopt: LearnedOptimizer) -> dict[str, Given]:
     """Tensors of a checkpoint, for the first theta of a run with `lopt`.
 
-    Where all are meant, none may be left over in the checkpoint.
+    Of several it is the mean. Where all are meant, none may be left over in one.
 
     Args:
         config: of the run.
@@ -263,14 +264,30 @@ def warm_start(config: TrainConfig, lopt: LearnedOptimizer) -> dict[str, Given]:
         ValueError: there is no such checkpoint, or a tensor that is meant is not the
             same in both, or a pattern means none.
     """
-    source = config.warm_start
-    if not source:
+    sources = config.warm_start
+    if not sources:
         return {}
+    if isinstance(sources, str):
+        sources = (sources,)
+    saved = [_saved(source, config.warm_start_tensors, lopt) for source in sources]
+    # A mean of one is itself, bit for bit.
+    mean = jax.tree.map(lambda *x: jnp.mean(jnp.stack(x), axis=0), *saved)
+    given = {path: Given(tensor) for path, tensor in mean.items()}
+    for pattern, share in config.warm_start_shares.items():
+        for path in _meant("warm_start_shares", [pattern], given):
+            given[path] = dataclasses.replace(given[path], share=float(share))
+    return given
+
+
+def _saved(
+    source: str, patterns: Sequence[str], lopt: LearnedOptimizer
+) -> dict[str, jax.Array]:
+    """The tensors of a checkpoint that are meant; of all, where there is no pattern."""
     other, theta = l2o.load(source)
     theirs = tensors_by_path(theta)
     ours = shapes_by_path(lopt)
     meant = sorted({*theirs, *ours})
-    if patterns := config.warm_start_tensors:
+    if patterns:
         meant = _meant("warm_start_tensors", patterns, ours)
     for path in meant:
         found, wanted = (
@@ -282,11 +299,7 @@ def warm_start(config: TrainConfig, lopt: LearnedOptimizer) -> dict[str, Given]:
                 f"warm_start must have the tensors of {type(lopt).__name__}, {path} of "
                 f"{source} ({type(other).__name__}) is {found} and not {wanted}"
             )
-    given = {path: Given(theirs[path]) for path in meant}
-    for pattern, share in config.warm_start_shares.items():
-        for path in _meant("warm_start_shares", [pattern], given):
-            given[path] = Given(theirs[path], float(share))
-    return given
+    return {path: theirs[path] for path in meant}
 
 
 def _meant(field: str, patterns: Iterable[str], paths: Collection[str]) -> list[str]:

@@ -227,8 +227,8 @@ class TrainConfig:
         name: of the run and of the optimizer it makes.
         seed: of everything random.
         optimizer: `arch`, and the fields of that architecture.
-        warm_start: a released optimizer or a directory to take the first theta from;
-            empty to draw it.
+        warm_start: a released optimizer or a directory to take the first theta from, or
+            a list of them to begin at their mean; empty to draw it.
         warm_start_tensors: patterns of the tensors, like `"mlp/*"`, that are taken from
             there, while others are drawn; empty for all.
         warm_start_shares: of these, by patterns of which the last that matches counts:
@@ -258,7 +258,7 @@ class TrainConfig:
     schedule: dict[str, Any]
     meta_loss: dict[str, Any] = dataclasses.field(default_factory=dict)
     seed: int = 0
-    warm_start: str = ""
+    warm_start: str | tuple[str, ...] = ""
     warm_start_tensors: tuple[str, ...] = ()
     warm_start_shares: dict[str, float] = dataclasses.field(default_factory=dict)
     estimator: EstimatorConfig = dataclasses.field(default_factory=EstimatorConfig)

@@ -311,7 +311,9 @@ def test_what_does_not_fit_together_is_refused_in_one_line(tables, message):
 def begun_with(source, lopt, **tables):
     """What a run takes from a checkpoint."""
     fields = {"name": "begun", "optimizer": {}, "task": {}, "schedule": {}}
-    return warm_start(TrainConfig(**fields, warm_start=str(source), **tables), lopt)
+    many = isinstance(source, tuple)
+    begun = tuple(map(str, source)) if many else str(source)
+    return warm_start(TrainConfig(**fields, warm_start=begun, **tables), lopt)
 
 
 def test_a_warm_start_takes_theta_as_it_is(tmp_path):
@@ -364,6 +366,25 @@ def test_a_warm_start_may_be_a_part_of_the_way(tmp_path):
         given = begun_with(tmp_path / "saved", lopt, warm_start_shares=shares)
         found = trainer.init(key, given).theta
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_a_warm_start_may_be_the_mean_of_several(tmp_path):
+    lopt = LSTM(hidden_size=2, num_layers=1)
+    thetas = [lopt.init_theta(jax.random.key(seed)) for seed in range(3)]
+    sources = tuple(tmp_path / str(seed) for seed in range(3))
+    for source, theta in zip(sources, thetas, strict=True):
+        l2o.save(source, lopt, theta)
+    for pattern in ((), ("cells/*",)):
+        got = begun_with(sources, lopt, warm_start_tensors=pattern)
+        for path, given in got.items():
+            tensors = [tensors_by_path(theta)[path] for theta in thetas]
+            want = np.mean([np.float64(x) for x in tensors], axis=0)
+            np.testing.assert_allclose(given.tensor, want, rtol=1e-6, atol=1e-8)
+    assert len(got) < len(begun_with(sources[:1], lopt))
+    message = r"^warm_start must have the tensors of LSTM, .* \(SmallFC\) is "
+    l2o.save(tmp_path / "other", SmallFC(), SmallFC().init_theta(jax.random.key(0)))
+    with pytest.raises(ValueError, match=message):
+        begun_with((sources[0], tmp_path / "other"), lopt)
 
 
 def test_the_last_of_the_shares_that_match_a_tensor_counts(tmp_path):
