@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import l2o
+from l2o.learned.base import tensors_by_path
 from meta_test.compilation import compiler_options
 from meta_train import config as configs
 from meta_train.build import block_mesh, build_trainer, state_sharding, warm_start
@@ -23,7 +25,10 @@ NAMES = sorted(path.parent.name for path in RECORDED.glob("*/training.jsonl"))
 CPU = ["GenuineIntel", "6", "207"]
 """Of the machine that made them: vendor, family, model."""
 
-CPUS = {"velo-averaged": ["AuthenticAMD", "25", "17"]}
+CPUS = {
+    name: ["AuthenticAMD", "25", "17"]
+    for name in ("velo-averaged", "velo-averaged-fit", "velo-fall", "velo-mean")
+}
 """Of those that another machine made."""
 
 CHECKED = [
@@ -32,6 +37,7 @@ CHECKED = [
     "lstm",
     "velo-averaged",
     "velo-base",
+    "velo-fall",
     "velo-small",
 ]
 """A minute or two each; of the others `first_row` tells the same."""
@@ -141,3 +147,15 @@ def test_what_was_recorded_ends_where_the_config_does():
         assert steps[0] == config.outer.steps_per_dispatch, name
         assert steps[-1] == config.outer.steps, name
         assert steps == sorted(steps), name
+
+
+def test_a_release_of_which_nothing_is_trained_is_what_its_config_begins_at():
+    config = configs.load("velo-mean")
+    assert config.outer.freeze == ("*",)
+    lopt, theta = l2o.load("velo-mean")
+    given = warm_start(config, lopt)
+    drawn = tensors_by_path(lopt.init_theta(jax.random.key(config.seed)))
+    for path, tensor in tensors_by_path(theta).items():
+        want = given[path].tensor if path in given else drawn[path]
+        np.testing.assert_array_equal(tensor, want, err_msg=path)
+    assert set(drawn) - set(given) == {"fall/matrix/power", "fall/vector/power"}
