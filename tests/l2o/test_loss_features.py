@@ -33,7 +33,7 @@ def test_a_loss_that_stays_has_not_fallen(loss):
 
 def test_a_loss_that_fell_is_below_its_average():
     """Of 500 steps at 1 and 500 at 1e-3 an average of 1,000 steps remembers a third."""
-    losses = np.float32([1.0] * 500 + [1e-3] * 500)
+    losses = np.array([1.0] * 500 + [1e-3] * 500, np.float32)
     decay = np.exp(-1 / NUM_STEPS)
     # sum of d^(1000 - n) over the first half, over that of all.
     share = (decay**500 - decay**1000) / (1 - decay**1000)
@@ -44,7 +44,7 @@ def test_a_loss_that_fell_is_below_its_average():
 
 
 def test_a_loss_that_rose_has_fallen_less_than_nothing():
-    assert fall_after(np.float32([1.0] * 500 + [1.9] * 50)) < -0.1
+    assert fall_after(np.array([1.0] * 500 + [1.9] * 50, np.float32)) < -0.1
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,14 @@ def test_a_loss_that_rose_has_fallen_less_than_nothing():
 )
 def test_a_fall_is_a_number_whatever_the_losses(losses):
     """0 unless both averages are at least 0 and finite; infinite losses are cut off."""
-    found = fall_after(np.float32(losses))
+    found = fall_after(np.array(losses, np.float32))
     assert abs(found) <= 10.0
     if min(losses) < 0 or np.isnan(losses).any() or max(losses) == 0:
         assert found == 0.0
 
 
 def test_no_fall_is_further_than_ten():
-    losses = np.float32([1.0] * 10 + [0.0] * 990)
+    losses = np.array([1.0] * 10 + [0.0] * 990, np.float32)
     np.testing.assert_allclose(fall_after(losses, num_steps=1e6), 10.0, rtol=1e-6)
 
 

@@ -386,7 +386,7 @@ def test_rates_follow_a_power_of_the_fall_of_the_loss(powers):
         for of_both in (theta, still):  # far below where a rate is cut off
             of_both[kind]["constants"][0] = -2.0
             of_both[kind]["rate"] *= np.float32(0.1)
-    values = np.float32(3.0 * 0.5 ** np.arange(12))
+    values = (3.0 * 0.5 ** np.arange(12)).astype(np.float32)
     params, grads = arrays(1), [arrays(2 + t) for t in range(len(values))]
     short, long = 0.0, 0.0
     followed, other = (FALLING.with_theta(t, num_steps=HORIZON) for t in (theta, still))
